@@ -1,0 +1,52 @@
+"""What all console scripts share: --version, -v, logging, one-line errors and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+
+from amae_nnunet import __version__
+from amae_nnunet.errors import EXIT_CODES, AMAEError
+
+
+def new_parser(prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """A parser with ``--version``, ``-v`` and the table of exit codes at the end of its help."""
+    codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=f"{epilog}\nexit codes:\n{codes}".lstrip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more, with time stamps")
+    return parser
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    body: Callable[[argparse.Namespace], int | None],
+    argv: list[str] | None = None,
+) -> int:
+    """Parse ``argv``, run ``body`` and return the exit code.
+
+    An ``AMAEError`` becomes one line on stderr and its own exit code; any other exception keeps
+    its traceback (exit code 1).
+    """
+    args = parser.parse_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if args.verbose else logging.INFO,
+        format="%(asctime)s %(name)s: %(message)s" if args.verbose else "%(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    try:
+        return body(args) or 0
+    except AMAEError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return 130

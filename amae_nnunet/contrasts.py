@@ -1,0 +1,190 @@
+"""The contrast record: which case has which contrast (``contrasts.json``).
+
+A *contrast* is one kind of MR image; the paper says "modality", nnU-Net "channel". The converter
+writes an all-zero image for each absent contrast, so that nnU-Net always finds every channel; the
+record says which of them are real. It lies beside ``dataset.json`` in ``nnUNet_raw`` and, copied,
+in ``nnUNet_preprocessed``. It is not copied into model folders, since it names cases.
+
+The file::
+
+    {"schema": 1,
+     "contrasts": ["ADC", "TRACE", "T2"],          channel order
+     "required": ["ADC", "TRACE"],
+     "cases": {"case_001": {"present": "110", "split": "train", "subject": "case_001"}}}
+
+Not in the paper, which does not say how it recorded what each study had.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from amae_nnunet.errors import ContrastError, InputError
+
+#: The paper's seven contrasts, in its order. Users append theirs (``T1CE``, ``PD``, ...).
+PAPER_CONTRASTS = ("ADC", "TRACE", "T2", "GRE", "SWI", "T1", "FLAIR")
+
+SPLITS = ("train", "test", "unlabeled")
+FILE_NAME = "contrasts.json"
+SCHEMA = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def check_contrast_names(contrasts: Sequence[str]) -> tuple[str, ...]:
+    """Return the names as a tuple.
+
+    Raises:
+        ContrastError: no name, a doubled name, or a name that is not letters, digits, ``_``, ``-``.
+    """
+    if not contrasts:
+        raise ContrastError("no contrast is named: give at least one")
+    for name in contrasts:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ContrastError(f"contrast name {name!r}: use letters, digits, '_' and '-' only")
+    doubled = sorted({name for name in contrasts if list(contrasts).count(name) > 1})
+    if doubled:
+        raise ContrastError(f"contrast {doubled[0]} is named twice: name each contrast once")
+    return tuple(contrasts)
+
+
+@dataclass(frozen=True)
+class CaseContrasts:
+    """What one case has.
+
+    Attributes:
+        present: one flag a contrast, in channel order.
+        split: ``train``, ``test`` or ``unlabeled``.
+        subject: the patient; cases of one subject belong on the same side of a split.
+    """
+
+    present: tuple[bool, ...]
+    split: str
+    subject: str
+
+
+@dataclass
+class ContrastRecord:
+    """The record of one data set; ``contrasts`` is in channel order."""
+
+    contrasts: tuple[str, ...]
+    required: tuple[str, ...] = ()
+    cases: dict[str, CaseContrasts] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.contrasts = check_contrast_names(self.contrasts)
+        unknown = [name for name in self.required if name not in self.contrasts]
+        if unknown:
+            raise ContrastError(
+                f"required contrast {unknown[0]} is not among {', '.join(self.contrasts)}"
+            )
+
+    def add(self, case: str, present: Sequence[bool], split: str, subject: str) -> None:
+        """Add or replace one case.
+
+        Raises:
+            ContrastError: the flags do not fit the contrasts, none is set, or the split is unknown.
+        """
+        if len(present) != len(self.contrasts):
+            raise ContrastError(
+                f"case {case}: {len(present)} presence flags for {len(self.contrasts)} contrasts "
+                f"({', '.join(self.contrasts)})"
+            )
+        if not any(present):
+            raise ContrastError(f"case {case} has none of {', '.join(self.contrasts)}: leave it out")
+        if split not in SPLITS:
+            raise ContrastError(f"case {case}: split {split!r} is not one of {', '.join(SPLITS)}")
+        self.cases[case] = CaseContrasts(tuple(bool(flag) for flag in present), split, subject)
+
+    def names_present(self, case: str) -> tuple[str, ...]:
+        """Names of the contrasts that a case has, in channel order."""
+        flags = self.cases[case].present
+        return tuple(name for name, flag in zip(self.contrasts, flags, strict=True) if flag)
+
+    def check_voxels(self, case: str, nonzero: Sequence[bool]) -> None:
+        """Check one case against its voxels.
+
+        Args:
+            case: the case's name in the record.
+            nonzero: for each channel, whether any voxel of it is not exactly zero.
+
+        Raises:
+            ContrastError: the case is not in the record, or a channel says otherwise than it.
+        """
+        if case not in self.cases:
+            raise ContrastError(f"case {case} is not in {FILE_NAME}: convert the data set again")
+        if len(nonzero) != len(self.contrasts):
+            raise ContrastError(
+                f"case {case} has {len(nonzero)} channels, {FILE_NAME} lists "
+                f"{len(self.contrasts)} ({', '.join(self.contrasts)}): a channel file is missing "
+                "in nnUNet_raw, convert the case again and preprocess it again"
+            )
+        for name, recorded, found in zip(
+            self.contrasts, self.cases[case].present, nonzero, strict=True
+        ):
+            if recorded != bool(found):
+                says, has = ("present", "all zero") if recorded else ("absent", "not zero")
+                raise ContrastError(
+                    f"case {case}: {FILE_NAME} says {name} is {says} but its voxels are {has}: "
+                    "convert the case again and preprocess it again"
+                )
+
+    def write(self, folder: str | os.PathLike[str]) -> Path:
+        """Write ``contrasts.json`` into ``folder`` (through a temporary name); return its path."""
+        path = Path(folder) / FILE_NAME
+        content = {
+            "schema": SCHEMA,
+            "contrasts": list(self.contrasts),
+            "required": list(self.required),
+            "cases": {
+                case: {
+                    "present": "".join("01"[flag] for flag in entry.present),
+                    "split": entry.split,
+                    "subject": entry.subject,
+                }
+                for case, entry in sorted(self.cases.items())
+            },
+        }
+        temporary = path.with_suffix(".json.tmp")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+        return path
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> ContrastRecord:
+        """Read ``contrasts.json`` from ``folder``.
+
+        Raises:
+            InputError: there is no such file, or it cannot be read as a record.
+            ContrastError: what it says contradicts itself.
+        """
+        path = Path(folder) / FILE_NAME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls._from_json(content)
+        except FileNotFoundError:
+            raise InputError(
+                f"{path} is missing: write the data set with amae-nnunet-convert"
+            ) from None
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as e:
+            raise InputError(f"{path} is not a contrast record ({e!r}): convert again") from e
+
+    @classmethod
+    def _from_json(cls, content: dict[str, Any]) -> ContrastRecord:
+        if content["schema"] != SCHEMA:
+            raise InputError(
+                f"{FILE_NAME} has schema {content['schema']}, this version reads {SCHEMA}: upgrade "
+                "amae-nnunet or convert again"
+            )
+        record = cls(tuple(content["contrasts"]), tuple(content["required"]))
+        for case, entry in content["cases"].items():
+            if set(entry["present"]) - set("01"):
+                raise ContrastError(f"case {case}: presence {entry['present']!r} is not 0s and 1s")
+            flags = [flag == "1" for flag in entry["present"]]
+            record.add(case, flags, entry["split"], entry["subject"])
+        return record

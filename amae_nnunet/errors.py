@@ -1,0 +1,42 @@
+"""The errors a user can cause, and the exit code each of them ends a command with.
+
+Every message names what was found, where (case or file), and what to do next, in one line.
+"""
+
+EXIT_CODES = {
+    0: "done",
+    1: "unexpected error (a traceback is shown)",
+    2: "wrong arguments or configuration",
+    3: "nothing usable in the input",
+    4: "some cases failed; the rest is done and the failures are listed",
+    5: "wrong or unsafe checkpoint",
+    130: "interrupted",
+}
+
+
+class AMAEError(Exception):
+    """Base of the errors that are reported as one line, without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(AMAEError):
+    """A configuration value or argument that cannot work."""
+
+    exit_code = 2
+
+
+class InputError(AMAEError):
+    """Input data that cannot be used."""
+
+    exit_code = 3
+
+
+class ContrastError(InputError):
+    """Contrasts that do not fit: an unknown name, a wrong number, a record that is not true."""
+
+
+class CheckpointError(AMAEError):
+    """A pre-training checkpoint that is missing, unsafe, or of another model."""
+
+    exit_code = 5
