@@ -96,7 +96,7 @@ class ContrastRecord:
                 f"({', '.join(self.contrasts)})"
             )
         if not any(present):
-            raise ContrastError(f"case {case} has none of {', '.join(self.contrasts)}: leave it out")
+            raise ContrastError(f"case {case} has no contrast at all: leave it out")
         if split not in SPLITS:
             raise ContrastError(f"case {case}: split {split!r} is not one of {', '.join(SPLITS)}")
         self.cases[case] = CaseContrasts(tuple(bool(flag) for flag in present), split, subject)

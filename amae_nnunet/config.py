@@ -1,0 +1,307 @@
+"""The configuration: what a network, a pre-training and a fine-tuning are made of.
+
+Defaults are the paper's values where it states them; "not in the paper" marks the others. The
+dataclasses are filled from a configuration of ``plans.json`` (patch, spacing, strides) and its
+``"amae"`` block (all the rest), so that a run can be repeated from its plans. Imports no torch.
+
+``patch_size`` is nnU-Net's crop; the patch of the ViT is a *token*, its size ``token_size``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, get_type_hints
+
+from amae_nnunet.contrasts import check_contrast_names
+from amae_nnunet.errors import ConfigError
+
+Axes = tuple[int, int, int]
+
+#: Encoder sizes by name, for ``encoder=NAME`` (ViT-S, ViT-B, ViT-L of Dosovitskiy et al. 2021).
+ENCODERS: dict[str, dict[str, int]] = {
+    "small": {"embed_dim": 384, "depth": 12},
+    "base": {"embed_dim": 768, "depth": 12},
+    "large": {"embed_dim": 1024, "depth": 24},
+}
+#: Tokens of one contrast above which one more stride is taken into the token (not in the paper).
+MAX_TOKENS = 2048
+#: Strides that make up a token: UNETR has four up-samplings between tokens and voxels.
+NUM_STRIDES = 4
+
+_Config = TypeVar("_Config")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a plain value is of a settable field's type (int passes as float, never bool)."""
+    if annotation in (int, float):
+        kinds = (int,) if annotation is int else (int, float)
+        return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, annotation)
+
+
+def from_settings(config: type[_Config], settings: Mapping[str, Any], **derived: Any) -> _Config:
+    """Build a configuration dataclass from plain settings and values derived elsewhere.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest known one) or a value of a wrong type.
+    """
+    hints = get_type_hints(config)
+    known = [f.name for f in fields(config) if f.name not in derived]  # type: ignore[arg-type]
+    for key, value in settings.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+            raise ConfigError(f"unknown key {key!r}: {hint}")
+        if not _fits(value, hints[key]):
+            kind = getattr(hints[key], "__name__", hints[key])
+            raise ConfigError(f"{key}={value!r} is not of type {kind}")
+    return config(**settings, **derived)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The networks. The first five fields are derived from the plan, the others can be set."""
+
+    contrasts: tuple[str, ...]
+    patch_size: Axes  # voxels (z, y, x), nnU-Net's crop
+    spacing: tuple[float, float, float]  # mm (z, y, x)
+    strides: tuple[Axes, ...]  # of the UNETR decoder, from full resolution down to the token
+    kernel_sizes: tuple[Axes, ...]  # of the UNETR decoder's convolutions, a resolution each
+    embed_dim: int = 768  # E, ViT-Base (section 4)
+    depth: int = 12
+    num_heads: int = 0  # 0: one head for each 64 channels, 12 in ViT-Base
+    mlp_ratio: float = 4.0
+    contrast_dim: int = 64  # length of the modality vector m_i; not in the paper
+    contrast_vectors: str = "learned"  # or "one_hot"; not in the paper
+    pos_embed: str = "sincos"  # or "learned" (section 2.2 allows either)
+    decoder_embed_dim: int = 384  # of the MAE decoder; not in the paper
+    decoder_depth: int = 4  # not in the paper
+    decoder_num_heads: int = 0  # 0: one head for each 64 channels; not in the paper
+    feature_size: int = 16  # channels of UNETR at full resolution, as in the UNETR paper
+
+    def __post_init__(self) -> None:
+        check_contrast_names(self.contrasts)
+        for key in ("embed_dim", "depth", "contrast_dim", "decoder_embed_dim", "decoder_depth"):
+            _require(getattr(self, key) >= 1, f"{key}={getattr(self, key)} must be at least 1")
+        _require(self.feature_size >= 1, f"feature_size={self.feature_size} must be at least 1")
+        _require(self.mlp_ratio > 0, f"mlp_ratio={self.mlp_ratio} must be above 0")
+        _require(
+            self.contrast_vectors in ("learned", "one_hot"),
+            f"contrast_vectors={self.contrast_vectors!r} is not 'learned' or 'one_hot'",
+        )
+        _require(
+            self.pos_embed in ("sincos", "learned"),
+            f"pos_embed={self.pos_embed!r} is not 'sincos' or 'learned'",
+        )
+        for width, heads in (
+            ("embed_dim", self.encoder_heads),
+            ("decoder_embed_dim", self.decoder_heads),
+        ):
+            _require(
+                heads >= 1 and getattr(self, width) % heads == 0,
+                f"{width}={getattr(self, width)} cannot be divided among {heads} heads",
+            )
+        check_divisible(self.patch_size, self.token_size)
+
+    @property
+    def encoder_heads(self) -> int:
+        """Attention heads of the encoder."""
+        return self.num_heads or max(1, self.embed_dim // 64)
+
+    @property
+    def decoder_heads(self) -> int:
+        """Attention heads of the MAE decoder."""
+        return self.decoder_num_heads or max(1, self.decoder_embed_dim // 64)
+
+    @property
+    def num_contrasts(self) -> int:
+        """C, the number of channels of the data set."""
+        return len(self.contrasts)
+
+    @property
+    def token_size(self) -> Axes:
+        """Voxels of a token along (z, y, x): the product of the strides."""
+        return stride_product(self.strides)
+
+    @property
+    def grid_size(self) -> Axes:
+        """Tokens of a patch along (z, y, x)."""
+        z, y, x = (p // t for p, t in zip(self.patch_size, self.token_size, strict=True))
+        return z, y, x
+
+    @property
+    def num_tokens(self) -> int:
+        """L, the tokens of one contrast."""
+        return math.prod(self.grid_size)
+
+    @property
+    def token_mm(self) -> tuple[float, float, float]:
+        """Size of a token in mm along (z, y, x)."""
+        z, y, x = (t * s for t, s in zip(self.token_size, self.spacing, strict=True))
+        return z, y, x
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> ModelConfig:
+        """Undo ``dataclasses.asdict`` after a trip through JSON, which turns tuples into lists.
+
+        Raises:
+            ConfigError: an unknown or missing key, or values that do not fit.
+        """
+        tuples = ("contrasts", "patch_size", "spacing", "strides", "kernel_sizes")
+        missing = [key for key in tuples if not isinstance(content.get(key), (list, tuple))]
+        _require(not missing, f"{', '.join(missing)} is missing or not a list")
+        derived = {
+            key: tuple(tuple(v) if isinstance(v, list) else v for v in content[key])
+            for key in tuples
+        }
+        settings = {key: value for key, value in content.items() if key not in tuples}
+        return from_settings(cls, settings, **derived)
+
+    @classmethod
+    def from_plan(
+        cls,
+        configuration: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        contrasts: Sequence[str],
+    ) -> ModelConfig:
+        """The networks for one nnU-Net configuration.
+
+        Args:
+            configuration: of ``plans.json``, inheritance resolved.
+            settings: the ``"model"`` part of the ``"amae"`` block: any settable field, ``encoder``
+                (a name of ``ENCODERS``) and ``num_strides`` (strides that make up a token).
+            contrasts: names in channel order.
+
+        Raises:
+            ConfigError: a 2d configuration, an unknown key, or values that do not fit.
+        """
+        patch_size = tuple(int(n) for n in configuration["patch_size"])
+        _require(
+            len(patch_size) == 3,
+            "this is a 2d configuration: the method is 3-D, use 3d_fullres or 3d_lowres",
+        )
+        rest = dict(settings)
+        num_strides = rest.pop("num_strides", 0)
+        encoder = rest.pop("encoder", "base")
+        _require(
+            encoder in ENCODERS, f"encoder={encoder!r} is not one of {', '.join(sorted(ENCODERS))}"
+        )
+        architecture = configuration["architecture"]["arch_kwargs"]
+        strides = token_strides(architecture["strides"], patch_size, num_strides)
+        kernel_sizes = [tuple(k) for k in architecture["kernel_sizes"][: len(strides)]]
+        return from_settings(
+            cls,
+            {**ENCODERS[encoder], **rest},
+            contrasts=tuple(contrasts),
+            patch_size=patch_size,
+            spacing=tuple(float(s) for s in configuration["spacing"]),
+            strides=strides,
+            kernel_sizes=tuple(kernel_sizes),
+        )
+
+
+def stride_product(strides: Sequence[Sequence[int]]) -> Axes:
+    """Product of strides along (z, y, x)."""
+    z, y, x = (math.prod(stride[axis] for stride in strides) for axis in range(3))
+    return z, y, x
+
+
+def check_divisible(patch_size: Sequence[int], token_size: Sequence[int]) -> None:
+    """Raise ConfigError, naming the nearest good patch, unless tokens tile the patch."""
+    if any(p < t or p % t for p, t in zip(patch_size, token_size, strict=True)):
+        near = [max(t, round(p / t) * t) for p, t in zip(patch_size, token_size, strict=True)]
+        raise ConfigError(
+            f"patch_size {list(patch_size)} is not divisible by the token size {list(token_size)}: "
+            f"use {near}, or fewer num_strides"
+        )
+
+
+def token_strides(
+    pooling: Sequence[Sequence[int]], patch_size: Sequence[int], num_strides: int = 0
+) -> tuple[Axes, ...]:
+    """The strides that make up a token (not in the paper, whose images share one grid).
+
+    The plan's first four strides; while a contrast still has more than ``MAX_TOKENS`` tokens, one
+    more. The first entry of ``pooling`` is nnU-Net's ``[1, 1, 1]`` and is no stride.
+
+    Args:
+        pooling: ``arch_kwargs["strides"]`` of the plan.
+        patch_size: voxels (z, y, x).
+        num_strides: take exactly this many; 0 follows the rule above.
+
+    Raises:
+        ConfigError: the plan has fewer strides than asked for, or none.
+    """
+    strides = [tuple(int(s) for s in stride) for stride in pooling[1:]]
+    _require(bool(strides), "the plan has no pooling: its patch is too small for tokens")
+    _require(
+        isinstance(num_strides, int) and 0 <= num_strides <= len(strides),
+        f"num_strides={num_strides!r} must lie between 1 and the plan's {len(strides)}",
+    )
+    count = num_strides or min(NUM_STRIDES, len(strides))
+    if not num_strides:
+        voxels = math.prod(patch_size)
+        while (
+            count < len(strides)
+            and voxels / math.prod(stride_product(strides[:count])) > MAX_TOKENS
+        ):
+            count += 1
+    return tuple((z, y, x) for z, y, x in strides[:count])
+
+
+@dataclass(frozen=True)
+class PretrainingConfig:
+    """Self pre-training (section 2.4)."""
+
+    num_epochs: int = 500
+    iterations_per_epoch: int = 0  # 0: as many as give each study one crop; not in the paper
+    batch_size: int = 4  # studies
+    lr: float = 1e-5
+    schedule: str = "constant"  # or "cosine", with warm-up over 5 %; not in the paper
+    weight_decay: float = 0.05  # none on norms, biases and embeddings
+    mask_ratio: float = 0.7  # share of the tokens that is hidden
+    whole_contrast_prob: float = 0.0  # chance that a study hides one contrast whole; not in paper
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("num_epochs", "batch_size"):
+            _require(getattr(self, key) >= 1, f"{key}={getattr(self, key)} must be at least 1")
+        for key in ("iterations_per_epoch", "weight_decay", "seed"):
+            _require(getattr(self, key) >= 0, f"{key}={getattr(self, key)} must not be below 0")
+        _require(self.lr > 0, f"lr={self.lr} must be above 0")
+        _require(0 < self.mask_ratio < 1, f"mask_ratio={self.mask_ratio} must lie between 0 and 1")
+        _require(
+            0 <= self.whole_contrast_prob <= 1,
+            f"whole_contrast_prob={self.whole_contrast_prob} must lie between 0 and 1",
+        )
+        _require(
+            self.schedule in ("constant", "cosine"),
+            f"schedule={self.schedule!r} is not 'constant' or 'cosine'",
+        )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Fine-tuning (section 2.4), in nnU-Net's epochs."""
+
+    num_epochs: int = 200
+    iterations_per_epoch: int = 250  # nnU-Net's
+    val_iterations_per_epoch: int = 50  # nnU-Net's
+    lr: float = 1e-4
+    weight_decay: float = 0.05
+    loss: str = "dice"  # or "dice_ce", nnU-Net's Dice + cross-entropy
+
+    def __post_init__(self) -> None:
+        for key in ("num_epochs", "iterations_per_epoch", "val_iterations_per_epoch"):
+            _require(getattr(self, key) >= 1, f"{key}={getattr(self, key)} must be at least 1")
+        _require(self.lr > 0, f"lr={self.lr} must be above 0")
+        _require(self.weight_decay >= 0, f"weight_decay={self.weight_decay} must not be below 0")
+        _require(self.loss in ("dice", "dice_ce"), f"loss={self.loss!r} is not dice or dice_ce")

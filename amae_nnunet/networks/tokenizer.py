@@ -1,0 +1,103 @@
+"""Dynamic Convolution Tokenizer, DCT (section 2.2).
+
+Each contrast i has a modality vector m_i; a linear projector P turns it into one scale for each
+output channel of a shared convolution and one for its bias, the form of ModDrop++ (the paper's
+reference 15) for an input of one channel::
+
+    [w_i, b_i] = P m_i                                w_i, b_i in R^E
+    Y_i = Conv(X_i; W * w_i, B * b_i)                 kernel = stride = token
+
+Kernel and stride are the token, so the convolution is a linear map of the flattened token, and
+scaling its output channels is scaling its result: ``Y_i = (X_i W^T) * w_i + B * b_i``. One matrix
+product serves the tokens of all contrasts of all studies.
+
+Initial values are not in the paper: P maps every m_i to about 1, so training starts from a plain
+shared convolution; W is Xavier-uniform as a linear layer (as in MAE); B is not zero, else b_i
+would get no gradient at first.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from amae_nnunet.config import Axes
+
+
+def patchify(x: Tensor, token_size: Axes) -> Tensor:
+    """Cut images into tokens, in (z, y, x) order, voxels of a token in (z, y, x) order too.
+
+    Args:
+        x: images (..., Z, Y, X).
+        token_size: voxels of a token; must divide the images.
+
+    Returns:
+        Tokens (..., L, p).
+    """
+    leading = x.shape[:-3]
+    cuts = [s for n, t in zip(x.shape[-3:], token_size, strict=True) for s in (n // t, t)]
+    x = x.reshape(*leading, *cuts)  # (..., gz, tz, gy, ty, gx, tx)
+    d = len(leading)
+    order = (*range(d), d, d + 2, d + 4, d + 1, d + 3, d + 5)
+    return x.permute(order).reshape(*leading, cuts[0] * cuts[2] * cuts[4], math.prod(token_size))
+
+
+def unpatchify(tokens: Tensor, grid_size: Axes, token_size: Axes) -> Tensor:
+    """Put tokens (..., L, p) together to images (..., Z, Y, X); undoes ``patchify``."""
+    leading = tokens.shape[:-2]
+    d = len(leading)
+    tokens = tokens.reshape(*leading, *grid_size, *token_size)
+    order = (*range(d), d, d + 3, d + 1, d + 4, d + 2, d + 5)
+    size = [g * t for g, t in zip(grid_size, token_size, strict=True)]
+    return tokens.permute(order).reshape(*leading, *size)
+
+
+class DynamicConvTokenizer(nn.Module):
+    """Tokens of any contrast through one convolution that its modality vector modulates.
+
+    Args:
+        token_voxels: p, voxels of a token.
+        num_contrasts: C.
+        embed_dim: E.
+        contrast_dim: length of a learned modality vector (not in the paper).
+        one_hot: fixed one-hot modality vectors, of length C, instead of learned ones.
+    """
+
+    def __init__(
+        self,
+        token_voxels: int,
+        num_contrasts: int,
+        embed_dim: int,
+        contrast_dim: int = 64,
+        one_hot: bool = False,
+    ) -> None:
+        super().__init__()
+        self.proj = nn.Linear(token_voxels, embed_dim)  # W and B
+        nn.init.xavier_uniform_(self.proj.weight)
+        vectors = torch.eye(num_contrasts) if one_hot else torch.randn(num_contrasts, contrast_dim)
+        self.contrast_vectors = nn.Embedding.from_pretrained(vectors, freeze=one_hot)  # m_i
+        self.projector = nn.Linear(vectors.shape[1], 2 * embed_dim)  # P
+        nn.init.normal_(self.projector.weight, std=0.02)
+        nn.init.ones_(self.projector.bias)
+
+    def scales(self) -> tuple[Tensor, Tensor]:
+        """``w_i`` and ``b_i`` of all contrasts, (C, E) each."""
+        w, b = self.projector(self.contrast_vectors.weight).chunk(2, dim=-1)
+        return w, b
+
+    def forward(self, tokens: Tensor, contrast: Tensor) -> Tensor:
+        """Embed tokens.
+
+        Args:
+            tokens: voxels (T, p).
+            contrast: row of each token's contrast (T,).
+
+        Returns:
+            Embedded tokens (T, E).
+        """
+        w, b = self.scales()
+        y = F.linear(tokens, self.proj.weight)
+        return y * w[contrast].to(y.dtype) + (self.proj.bias * b)[contrast].to(y.dtype)

@@ -1,0 +1,246 @@
+"""The segmentation networks: Adaptive UNETR and UNETR (section 2.3).
+
+Both put UNETR's convolutional decoder on the pre-trained ViT. They differ in how contrasts meet:
+
+*Adaptive UNETR* keeps the tokenizer and the encoder of the pre-training. Hidden states of every
+present contrast are reduced to one token a position by a maximum over the present contrasts (the
+paper's "adaptive max pooling"), at each level of the decoder::
+
+    X_new[b, l, e] = max over contrasts n present in study b of X[b, n, l, e]
+
+*UNETR* is the original: contrasts are channels of one image, zero where absent, and one linear
+map embeds them. ``fold_tokenizer`` gives that map from a pre-trained tokenizer.
+
+The decoder follows the plan's strides (not in the paper, which has tokens of one cubic size): with
+n strides it takes n hidden states, after 1/n, 2/n, ... of the blocks, as UNETR does with four. Its
+skip at full resolution is one convolution over all C channels without a bias, which is the sum of
+one convolution a contrast over what is present (the paper does not say how this skip meets a
+variable number of images), so an absent contrast adds nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from amae_nnunet.config import Axes, ModelConfig
+from amae_nnunet.errors import ContrastError
+from amae_nnunet.networks.masking import Slots, all_tokens, present_contrasts
+from amae_nnunet.networks.tokenizer import DynamicConvTokenizer, patchify
+from amae_nnunet.networks.vit import AdaptiveViT, ViT, tap_depths
+
+NEGATIVE_SLOPE = 0.01
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with instance norm and a shortcut; no bias, since the norm removes it."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Axes) -> None:
+        super().__init__()
+        z, y, x = (k // 2 for k in kernel_size)
+        self.conv1 = nn.Conv3d(
+            in_channels, out_channels, kernel_size, padding=(z, y, x), bias=False
+        )
+        self.norm1 = nn.InstanceNorm3d(out_channels, affine=True)
+        self.conv2 = nn.Conv3d(
+            out_channels, out_channels, kernel_size, padding=(z, y, x), bias=False
+        )
+        self.norm2 = nn.InstanceNorm3d(out_channels, affine=True)
+        self.shortcut = nn.Sequential()
+        if in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv3d(in_channels, out_channels, 1, bias=False),
+                nn.InstanceNorm3d(out_channels, affine=True),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, Z, Y, X) to (B, out, Z, Y, X)."""
+        y = F.leaky_relu(self.norm1(self.conv1(x)), NEGATIVE_SLOPE)
+        y = self.norm2(self.conv2(y))
+        return F.leaky_relu(y + self.shortcut(x), NEGATIVE_SLOPE)
+
+
+class SkipPath(nn.Sequential):
+    """From token resolution up to a level: one transposed convolution and block a stride."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, strides: Sequence[Axes], kernels: Sequence[Axes]
+    ) -> None:
+        steps: list[nn.Module] = []
+        for stride, kernel in zip(strides, kernels, strict=True):
+            steps.append(nn.ConvTranspose3d(in_channels, out_channels, stride, stride, bias=False))
+            steps.append(ResidualBlock(out_channels, out_channels, kernel))
+            in_channels = out_channels
+        super().__init__(*steps)
+
+
+class UNETRDecoder(nn.Module):
+    """UNETR's decoder along the plan's strides. Level 0 is full resolution, level n the tokens."""
+
+    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+        super().__init__()
+        strides, kernels, n = config.strides, config.kernel_sizes, len(config.strides)
+        width = [config.feature_size * 2**level for level in range(n)] + [config.embed_dim]
+        self.grid_size = config.grid_size
+        self.stem = ResidualBlock(config.num_contrasts, width[0], kernels[0])
+        self.skips = nn.ModuleList(
+            SkipPath(config.embed_dim, width[i], strides[: i - 1 : -1], kernels[n - 1 : i - 1 : -1])
+            for i in range(1, n)
+        )
+        self.ups = nn.ModuleList(
+            nn.ConvTranspose3d(width[i + 1], width[i], strides[i], strides[i], bias=False)
+            for i in range(n)
+        )
+        self.fusions = nn.ModuleList(
+            ResidualBlock(2 * width[i], width[i], kernels[i]) for i in range(n)
+        )
+        self.out = nn.Conv3d(width[0], num_classes, 1)
+
+    def forward(self, images: Tensor, states: Sequence[Tensor]) -> Tensor:
+        """Decode.
+
+        Args:
+            images: (B, C, Z, Y, X), exactly zero where a contrast is absent.
+            states: n hidden states (B, L, E), from shallow to deep.
+
+        Returns:
+            Logits (B, classes, Z, Y, X).
+        """
+        volumes = [state.transpose(1, 2).unflatten(2, self.grid_size) for state in states]
+        skips = [self.stem(images)]
+        skips += [path(volume) for path, volume in zip(self.skips, volumes[:-1], strict=True)]
+        y = volumes[-1]
+        for level in reversed(range(len(skips))):
+            y = self.ups[level](y)
+            y = self.fusions[level](torch.cat([y, skips[level]], dim=1))
+        return self.out(y)
+
+
+def check_images(x: Tensor, config: ModelConfig) -> None:
+    """Raise unless ``x`` is (B, C, Z, Y, X) with the plan's contrasts and patch.
+
+    Raises:
+        ContrastError: another number of channels than the model has contrasts.
+        ValueError: another patch size.
+    """
+    if x.shape[1] != config.num_contrasts:
+        raise ContrastError(
+            f"the case being read has {x.shape[1]} channels but the model knows "
+            f"{config.num_contrasts} contrasts ({', '.join(config.contrasts)}): give one file a "
+            "contrast, all zero where it is absent; amae-nnunet-convert -o writes such a folder"
+        )
+    if tuple(x.shape[2:]) != config.patch_size:
+        raise ValueError(
+            f"expected a patch of {config.patch_size} voxels, got {tuple(x.shape[2:])}"
+        )
+
+
+def pool_contrasts(states: Tensor, slots: Slots, num_tokens: int) -> Tensor:
+    """The maximum over the present contrasts of each study, for each position and channel.
+
+    Args:
+        states: hidden states of all tokens of all slots (M * L, E).
+        slots: the study of each slot.
+        num_tokens: L.
+
+    Returns:
+        (B, L, E).
+    """
+    states = states.unflatten(0, (-1, num_tokens))  # (M, L, E)
+    index = slots.study[:, None, None].expand_as(states)
+    pooled = states.new_zeros(len(slots.counts), *states.shape[1:])
+    return pooled.scatter_reduce(0, index, states, "amax", include_self=False)
+
+
+class AdaptiveUNETR(nn.Module):
+    """Segmentation from whichever contrasts a study has.
+
+    Absence is read from the voxels (``present_contrasts``), so stock nnU-Net can run it.
+    """
+
+    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = AdaptiveViT(config)
+        self.decoder = UNETRDecoder(config, num_classes)
+        self.taps = tap_depths(config.depth, len(config.strides))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, Z, Y, X), zero where a contrast is absent, to logits (B, classes, Z, Y, X).
+
+        Raises:
+            ContrastError: the number of channels is not C.
+        """
+        check_images(x, self.config)
+        slots = Slots.of(present_contrasts(x))
+        num_tokens = self.config.num_tokens
+        images = x[slots.study, slots.contrast]  # (M, Z, Y, X)
+        voxels = patchify(images, self.config.token_size).flatten(0, 1)
+        states = self.encoder(voxels, all_tokens(slots, num_tokens), self.taps)
+        return self.decoder(x, [pool_contrasts(state, slots, num_tokens) for state in states])
+
+
+class ChannelViT(ViT):
+    """UNETR's own encoder: a token is embedded from all channels at its place."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.patch_embed = nn.Linear(
+            config.num_contrasts * math.prod(config.token_size), config.embed_dim
+        )
+        nn.init.xavier_uniform_(self.patch_embed.weight)
+
+    def forward(self, tokens: Tensor, taps: list[int]) -> list[Tensor]:
+        """Encode tokens (B, L, C * p); one (B, L, E) a tap."""
+        b, num_tokens, _ = tokens.shape
+        position = torch.arange(num_tokens, device=tokens.device)
+        x = self.patch_embed(tokens) + self.pos_embed(position)
+        states = self.encode(x.flatten(0, 1), [num_tokens] * b, taps)
+        return [state.unflatten(0, (b, num_tokens)) for state in states]
+
+
+class UNETR(nn.Module):
+    """The original UNETR: contrasts as channels, zero-filled where absent."""
+
+    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = ChannelViT(config)
+        self.decoder = UNETRDecoder(config, num_classes)
+        self.taps = tap_depths(config.depth, len(config.strides))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, Z, Y, X), zero where a contrast is absent, to logits (B, classes, Z, Y, X).
+
+        Raises:
+            ContrastError: the number of channels is not C.
+        """
+        check_images(x, self.config)
+        tokens = patchify(x, self.config.token_size).transpose(1, 2).flatten(2)  # (B, L, C * p)
+        return self.decoder(x, self.encoder(tokens, self.taps))
+
+
+def fold_tokenizer(
+    tokenizer: DynamicConvTokenizer, contrast_embed: Tensor
+) -> tuple[Tensor, Tensor]:
+    """UNETR's patch embedding from a pre-trained tokenizer (not in the paper, exact).
+
+    With all C contrasts present, the folded embedding of the stacked channels equals the mean over
+    contrasts of their embedded tokens: channel c gets ``W * w_c / C``, the bias is the mean of
+    ``B * b_c`` plus the contrast embedding.
+
+    Args:
+        tokenizer: pre-trained.
+        contrast_embed: (C, E).
+
+    Returns:
+        weight (E, C * p) and bias (E,).
+    """
+    w, b = tokenizer.scales()  # (C, E) each
+    weight = w[:, :, None] * tokenizer.proj.weight / len(w)  # (C, E, p)
+    bias = (tokenizer.proj.bias * b + contrast_embed).mean(dim=0)
+    return weight.transpose(0, 1).flatten(1).detach(), bias.detach()
