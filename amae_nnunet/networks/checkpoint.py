@@ -208,4 +208,3 @@ def _select_contrasts(
             weights["pos_embed.weight"], theirs.grid_size, config.grid_size
         )
     return weights
-

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from amae_nnunet.config import ModelConfig
-from amae_nnunet.networks.masking import Slots, Tokens, all_tokens, random_masking, select_tokens
+from amae_nnunet.networks.masking import Slots, Tokens, all_tokens, select_tokens
 from amae_nnunet.networks.positions import PositionEmbedding
 from amae_nnunet.networks.tokenizer import patchify, unpatchify
 from amae_nnunet.networks.vit import LAYER_NORM_EPS, AdaptiveViT, Block, init_weights
@@ -33,8 +33,8 @@ class MAEOutput:
         loss: mean squared error over all hidden voxels, a scalar.
         contrast_loss: the same over the hidden voxels of each contrast, (C,); NaN where none is.
         pred: predicted voxels of the hidden tokens, (T, p).
-        masked: hidden tokens, bool (M, L).
-        slots: the study and contrast of each slot.
+        masked: hidden tokens, bool (M, L), as given.
+        slots: the study and contrast of each slot, as given.
     """
 
     loss: Tensor
@@ -88,36 +88,24 @@ class AdaptiveMAE(nn.Module):
 
     def forward_loss(self, pred: Tensor, target: Tensor, hidden: Tokens) -> tuple[Tensor, Tensor]:
         """Mean squared error over hidden voxels: in all, and for each contrast (C,)."""
-        error = (pred.float() - target.float()).square().mean(dim=1)  # (T,)
+        error = (pred - target).square().mean(dim=1)  # (T,)
         c = self.config.num_contrasts
         total = error.detach().new_zeros(c).index_add(0, hidden.contrast, error.detach())
         return error.mean(), total / torch.bincount(hidden.contrast, minlength=c)
 
-    def forward(
-        self,
-        x: Tensor,
-        present: Tensor,
-        mask_ratio: float = 0.7,
-        generator: torch.Generator | None = None,
-        whole_contrast_prob: float = 0.0,
-    ) -> MAEOutput:
-        """Hide tokens and rebuild them.
+    def forward(self, x: Tensor, slots: Slots, masked: Tensor) -> MAEOutput:
+        """Rebuild hidden tokens from the visible ones.
 
         Args:
             x: images (B, C, Z, Y, X), of the configuration's patch size.
-            present: bool (B, C); what is not present is never read.
-            mask_ratio: share of the tokens of each contrast that is hidden.
-            generator: source of the masks, on the device of ``x``.
-            whole_contrast_prob: see ``random_masking``.
+            slots: the present contrasts; what is not present is never read.
+            masked: hidden tokens, bool (M, L), from ``random_masking``.
         """
-        slots = Slots.of(present)
         images = x[slots.study, slots.contrast]  # (M, Z, Y, X)
         voxels = patchify(images, self.config.token_size).flatten(0, 1)  # (M * L, p)
-        num_tokens = self.config.num_tokens
-        masked = random_masking(slots, num_tokens, mask_ratio, generator, whole_contrast_prob)
         visible, hidden = select_tokens(slots, ~masked), select_tokens(slots, masked)
         latent = self.forward_encoder(voxels, visible)
-        decoded = self.forward_decoder(latent, visible, all_tokens(slots, num_tokens))
+        decoded = self.forward_decoder(latent, visible, all_tokens(slots, self.config.num_tokens))
         pred = self.decoder_pred(self.decoder_norm(decoded[hidden.index]))
         loss, contrast_loss = self.forward_loss(pred, voxels[hidden.index], hidden)
         return MAEOutput(loss, contrast_loss, pred, masked, slots)

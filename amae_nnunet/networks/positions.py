@@ -31,7 +31,7 @@ def sincos_positions(
         embed_dim: E, at least 6.
 
     Returns:
-        (L, E) in float32, tokens in (z, y, x) order.
+        (L, E) in the default dtype, tokens in (z, y, x) order.
     """
     frequencies = embed_dim // 6
     omega = 10000.0 ** (-torch.arange(frequencies, dtype=torch.float64) / max(1, frequencies))
@@ -44,7 +44,7 @@ def sincos_positions(
     )
     angles = [centre.reshape(-1, 1) * omega for centre in centres]  # (L, K) an axis
     table = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
-    return F.pad(table, (0, embed_dim - table.shape[1])).float()
+    return F.pad(table, (0, embed_dim - table.shape[1])).to(torch.get_default_dtype())
 
 
 def resize_positions(table: Tensor, grid_size: Axes, new_grid_size: Axes) -> Tensor:

@@ -1,0 +1,112 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from tiny import make_config, shake, studies
+
+from amae_nnunet.errors import ContrastError
+from amae_nnunet.networks.masking import Slots
+from amae_nnunet.networks.unetr import UNETR, AdaptiveUNETR, fold_tokenizer, pool_contrasts
+from amae_nnunet.networks.vit import AdaptiveViT
+
+PRESENCE = ["101", "111", "010"]
+PLANS = [
+    {},
+    {"patch_size": (4, 16, 16), "strides": ((1, 2, 2), (2, 2, 2), (2, 2, 2)),
+     "kernel_sizes": ((1, 3, 3), (3, 3, 3), (3, 3, 3))},
+    {"patch_size": (2, 8, 8), "strides": ((1, 4, 4),), "kernel_sizes": ((1, 3, 3),)},
+    {"patch_size": (16, 16, 32), "strides": ((1, 2, 2), *((2, 2, 2),) * 3, (1, 1, 2)),
+     "kernel_sizes": ((1, 3, 3),) * 5, "depth": 2},
+]  # fmt: skip
+
+
+def rename(network, config, order):
+    """The same network with its contrasts in another order, or with some left out."""
+    names = [config.contrasts[i] for i in order]
+    other = type(network)(make_config(**{**vars(config), "contrasts": tuple(names)}), 2)
+    state = {name: t.clone() for name, t in network.state_dict().items()}
+    for name in ("encoder.patch_embed.contrast_vectors.weight", "encoder.contrast_embed.weight"):
+        state[name] = state[name][order]
+    for name in ("decoder.stem.conv1.weight", "decoder.stem.shortcut.0.weight"):
+        state[name] = state[name][:, order]
+    other.load_state_dict(state)
+    return other
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("kind", [AdaptiveUNETR, UNETR])
+def test_logits_cover_the_patch_for_any_plan(kind, plan):
+    config = make_config(**plan)
+    x, _ = studies(config, PRESENCE)
+    network = kind(config, 2)
+    y = network(x)
+    assert y.shape == (3, 2, *config.patch_size)
+    y.square().sum().backward()
+    assert [n for n, p in network.named_parameters() if p.grad is None] == []
+
+
+def test_order_of_contrasts_changes_nothing(config):
+    network = shake(AdaptiveUNETR(config, 2))
+    x, _ = studies(config, PRESENCE)
+    for order in itertools.permutations(range(3)):
+        other = rename(network, config, list(order))
+        torch.testing.assert_close(other(x[:, list(order)]), network(x), rtol=1e-11, atol=1e-11)
+
+
+def test_an_absent_contrast_equals_one_never_given(config):
+    network = shake(AdaptiveUNETR(config, 2))
+    for row in ("101", "011", "100"):
+        x, _ = studies(config, [row])
+        kept = [i for i in range(3) if row[i] == "1"]
+        other = rename(network, config, kept)
+        torch.testing.assert_close(other(x[:, kept]), network(x), rtol=1e-12, atol=1e-12)
+
+
+def test_studies_of_a_batch_do_not_touch_each_other(config):
+    network = shake(AdaptiveUNETR(config, 2))
+    x, _ = studies(config, PRESENCE)
+    alone = torch.cat([network(x[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(network(x), alone, rtol=1e-12, atol=1e-12)
+
+
+def test_each_present_contrast_matters_and_absent_ones_cannot(config):
+    network = shake(AdaptiveUNETR(config, 2))
+    x, _ = studies(config, ["101"])
+    changed = [(network(x + 0.1 * torch.eye(3)[i].view(1, 3, 1, 1, 1)) - network(x)).abs().max()
+               for i in (0, 2)]  # fmt: skip
+    assert min(changed) > 1e-6
+
+
+def test_pooling_is_the_maximum_over_present_contrasts_by_loops():
+    slots = Slots.of(torch.tensor([[1, 0, 1], [0, 1, 0], [1, 1, 1]], dtype=torch.bool))
+    states = torch.randn(6 * 4, 5) - 10  # all negative: a zero for the absent would win
+    found = pool_contrasts(states, slots, 4)
+    for b in range(3):
+        for t in range(4):
+            for e in range(5):
+                mine = [states[m * 4 + t, e].item() for m in range(6) if slots.study[m] == b]
+                assert found[b, t, e].item() == max(mine)
+
+
+def test_folded_patch_embedding_is_the_mean_token(config):
+    adaptive, unetr = shake(AdaptiveViT(config)), UNETR(config, 2)
+    weight, bias = fold_tokenizer(adaptive.patch_embed, adaptive.contrast_embed.weight)
+    voxels = torch.randn(3, 7, int(np.prod(config.token_size)))  # (C, tokens, p)
+    stacked = voxels.transpose(0, 1).flatten(1)
+    found = torch.nn.functional.linear(stacked, weight, bias)
+    tokens = [
+        adaptive.patch_embed(voxels[c], torch.full((7,), c)) + adaptive.contrast_embed.weight[c]
+        for c in range(3)
+    ]
+    torch.testing.assert_close(found, torch.stack(tokens).mean(dim=0), rtol=1e-12, atol=1e-12)
+    assert unetr.encoder.patch_embed.weight.shape == weight.shape
+
+
+@pytest.mark.parametrize("kind", [AdaptiveUNETR, UNETR])
+def test_a_wrong_number_of_channels_is_named(config, kind):
+    network = kind(config, 2)
+    with pytest.raises(ContrastError, match=r"2 channels .* 3 contrasts \(ADC, TRACE, T2\).*"):
+        network(torch.randn(1, 2, *config.patch_size))
+    with pytest.raises(ValueError, match="expected a patch"):
+        network(torch.randn(1, 3, 2, 8, 8))
