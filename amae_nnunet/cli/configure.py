@@ -1,0 +1,76 @@
+"""``amae-nnunet-configure``: set model, training and nnU-Net values in a plans file of our own."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amae_nnunet.cli.command import new_parser, run
+
+if TYPE_CHECKING:
+    from amae_nnunet.plans.configure import PretrainedModel
+
+EPILOG = """\
+keys: nnU-Net's patch_size, batch_size, spacing; any of the model's (embed_dim, depth,
+  num_strides, encoder=small|base|large, ...), of the fine-tuning's (num_epochs, lr, loss, ...)
+  and of the pre-training's (pretraining.num_epochs, pretraining.lr, mask_ratio, ...).
+  A wrong key prints them all.
+
+examples:
+  amae-nnunet-configure 501 3d_fullres encoder=small num_epochs=100
+  amae-nnunet-configure 501 3d_fullres --name 3d_fullres_tiny embed_dim=48 depth=2
+  amae-nnunet-configure 501 3d_fullres --checkpoint checkpoint_final.safetensors
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the console script."""
+    parser = new_parser("amae-nnunet-configure", __doc__ or "", EPILOG)
+    parser.add_argument("dataset", help="number or name of the data set")
+    parser.add_argument("configuration", help="configuration to start from, e.g. 3d_fullres")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="values to set")
+    parser.add_argument("--name", help="make a new configuration of this name, which inherits")
+    parser.add_argument("--checkpoint", type=Path, help="fine-tune from this pre-trained file")
+    parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans to start from")
+    parser.add_argument(
+        "-o",
+        dest="output",
+        help="plans to write or change (default AMAEPlans)",
+        default="AMAEPlans",
+    )
+    return run(parser, _configure, argv)
+
+
+def _configure(args: argparse.Namespace) -> None:
+    from amae_nnunet.plans.configure import configure, parse_settings
+    from amae_nnunet.plans.preprocessed import PreprocessedDataset, dataset_name, nnunet_folder
+
+    settings = parse_settings(args.settings)
+    name = dataset_name(args.dataset)
+    written = nnunet_folder("nnUNet_preprocessed") / name / f"{args.output}.json"
+    source = args.output if written.exists() else args.plans
+    dataset = PreprocessedDataset.open(name, args.configuration, source)
+    pretrained = _pretrained(args.checkpoint) if args.checkpoint else None
+    path = configure(dataset, settings, args.name, args.output, pretrained)
+    number, configuration = name[7:10], args.name or args.configuration
+    print(f"wrote {path}")
+    if "spacing" in settings["nnunet"]:
+        print(f"next: nnUNetv2_preprocess -d {number} -plans_name {args.output} -c {configuration}")
+    elif pretrained:
+        print(f"next: nnUNetv2_train {number} {configuration} 0 -tr AMAETrainer -p {args.output}")
+    else:
+        print(f"next: amae-nnunet-pretrain {number} {configuration} -p {args.output}")
+
+
+def _pretrained(path: Path) -> PretrainedModel:
+    from amae_nnunet.networks.checkpoint import file_sha256, read_checkpoint
+    from amae_nnunet.plans.configure import PretrainedModel
+
+    config = read_checkpoint(path).config
+    place = path.resolve()
+    results = os.environ.get("nnUNet_results")
+    if results and place.is_relative_to(Path(results).resolve()):
+        place = place.relative_to(Path(results).resolve())
+    return PretrainedModel(str(place), file_sha256(path), config)

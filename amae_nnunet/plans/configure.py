@@ -1,0 +1,214 @@
+"""Write a plans file with our values: ``AMAEPlans.json`` beside nnU-Net's.
+
+The new file is nnU-Net's plans under another name, so results are kept apart and comparable, plus
+one configuration that carries the values. Once it exists, it is what further commands change. It
+keeps the data identifier, so nothing is preprocessed again, unless the spacing is changed. Not in the paper.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amae_nnunet.config import (
+    ModelConfig,
+    PretrainingConfig,
+    TrainingConfig,
+    check_divisible,
+    stride_product,
+)
+from amae_nnunet.errors import ConfigError
+from amae_nnunet.plans.block import KEY, AMAEBlock
+from amae_nnunet.plans.preprocessed import PreprocessedDataset
+
+PLANS_NAME = "AMAEPlans"
+#: Values of nnU-Net's own that can be set, and what they are.
+NNUNET_KEYS = {
+    "patch_size": "three integers",
+    "batch_size": "one integer",
+    "spacing": "three numbers (mm)",
+}
+_DERIVED = ("contrasts", "patch_size", "spacing", "strides", "kernel_sizes")
+_SECTIONS: dict[str, Sequence[str]] = {
+    "model": [
+        "encoder",
+        "num_strides",
+        *(f.name for f in dataclasses.fields(ModelConfig) if f.name not in _DERIVED),
+    ],
+    "training": [f.name for f in dataclasses.fields(TrainingConfig)],
+    "pretraining": [f.name for f in dataclasses.fields(PretrainingConfig)],
+}
+
+
+@dataclass(frozen=True)
+class PretrainedModel:
+    """The checkpoint a configuration starts from: its place, its hash, its model."""
+
+    path: str
+    sha256: str
+    config: ModelConfig
+
+
+def parse_settings(words: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Sort ``KEY=VALUE`` words by where they belong.
+
+    A bare key belongs to nnU-Net, to the model, to the fine-tuning or to the pre-training, the
+    first that has it; ``pretraining.num_epochs`` names the place.
+
+    Returns:
+        ``{"nnunet": ..., "model": ..., "training": ..., "pretraining": ...}``.
+
+    Raises:
+        ConfigError: not ``KEY=VALUE``, or a key nobody has.
+    """
+    settings: dict[str, dict[str, Any]] = {
+        "nnunet": {},
+        "model": {},
+        "training": {},
+        "pretraining": {},
+    }
+    places: dict[str, Sequence[str]] = {"nnunet": list(NNUNET_KEYS), **_SECTIONS}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise ConfigError(f"{word!r}: write KEY=VALUE, as in embed_dim=192")
+        section, dot, name = key.rpartition(".")
+        candidates = [section] if dot else list(places)
+        place = next((p for p in candidates if name in places.get(p, ())), None)
+        if place is None:
+            known = "; ".join(f"{p}: {', '.join(keys)}" for p, keys in places.items())
+            raise ConfigError(f"unknown key {key!r}; known keys are {known}")
+        settings[place][name] = _parse_value(text)
+    return settings
+
+
+def _parse_value(text: str) -> Any:
+    """A number, a list (``32,96,96`` or ``[32,96,96]``) or a word."""
+    numbers = text.strip("[]").split(",")
+    try:
+        values = [json.loads(number) for number in numbers]
+    except json.JSONDecodeError:
+        return text
+    return values if len(values) > 1 or text.startswith("[") else values[0]
+
+
+def configure(
+    dataset: PreprocessedDataset,
+    settings: Mapping[str, Mapping[str, Any]],
+    name: str | None = None,
+    output_plans: str = PLANS_NAME,
+    pretrained: PretrainedModel | None = None,
+) -> Path:
+    """Write the plans file.
+
+    Args:
+        dataset: opened with the plans and the configuration to start from; its block, if it has
+            one, is changed by ``settings``.
+        settings: from ``parse_settings``.
+        name: of the new configuration, which inherits; default: the values are set in the
+            configuration itself.
+        output_plans: name of the plans file.
+        pretrained: checkpoint to fine-tune from; its model values are taken.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        ConfigError: values that cannot work; nothing is written then.
+    """
+    base = dataset.configuration_name
+    name = name or base
+    for word, what in ((name, "configuration"), (output_plans, "plans")):
+        if not re.fullmatch(r"[A-Za-z0-9_]+", word):
+            raise ConfigError(f"{what} name {word!r}: use letters, digits and '_'")
+    nnunet = _nnunet_values(dataset, settings["nnunet"], f"{output_plans}_{name}")
+    block = _block(dataset, settings, pretrained)
+    config = block.model_config({**dataset.configuration, **nnunet})
+    block.training_config()
+    block.pretraining_config()
+    if pretrained is not None and config.token_size != pretrained.config.token_size:
+        raise ConfigError(
+            f"the checkpoint's tokens have {list(pretrained.config.token_size)} voxels, this "
+            f"configuration's {list(config.token_size)}: pre-train with this configuration"
+        )
+    plans = copy.deepcopy(dataset.plans)
+    plans["plans_name"] = output_plans
+    own = {"inherits_from": base} if name != base else plans["configurations"][base]
+    plans["configurations"][name] = {**own, **nnunet, KEY: block.to_json()}
+    path = dataset.folder / f"{output_plans}.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(plans, indent=4) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def _nnunet_values(
+    dataset: PreprocessedDataset, values: Mapping[str, Any], identifier: str
+) -> dict[str, Any]:
+    """nnU-Net's own values, checked; a new spacing needs a data identifier of its own."""
+    checked = dict(values)
+    for key, kind in NNUNET_KEYS.items():
+        if key not in checked:
+            continue
+        value = checked[key] if isinstance(checked[key], list) else [checked[key]]
+        numbers = (int, float) if key == "spacing" else (int,)
+        good = all(isinstance(v, numbers) and not isinstance(v, bool) and v > 0 for v in value)
+        if not good or len(value) != (1 if key == "batch_size" else 3):
+            raise ConfigError(f"{key}={checked[key]!r}: give {kind}, as in {_example(key)}")
+    if "patch_size" in checked:
+        strides = dataset.configuration["architecture"]["arch_kwargs"]["strides"]
+        check_divisible(checked["patch_size"], stride_product(strides))
+    if "spacing" in checked:
+        checked["data_identifier"] = identifier
+    return checked
+
+
+def _example(key: str) -> str:
+    return {"patch_size": "patch_size=32,96,96", "batch_size": "batch_size=2"}.get(
+        key, "spacing=5,1,1"
+    )
+
+
+def _block(
+    dataset: PreprocessedDataset,
+    settings: Mapping[str, Mapping[str, Any]],
+    pretrained: PretrainedModel | None,
+) -> AMAEBlock:
+    """The new block: the one already there, changed by the settings."""
+    old = dataset.block
+    model = {**old.model, **settings["model"]}
+    checkpoint = old.checkpoint
+    if pretrained is not None:
+        unknown = [c for c in old.contrasts if c not in pretrained.config.contrasts]
+        if unknown:
+            raise ConfigError(
+                f"the checkpoint does not know contrast {unknown[0]} (it knows "
+                f"{', '.join(pretrained.config.contrasts)}): pre-train on studies that have it"
+            )
+        theirs = {
+            key: getattr(pretrained.config, key)
+            for key in _SECTIONS["model"]
+            if key not in ("encoder", "num_strides")
+        }
+        theirs["num_strides"] = len(pretrained.config.strides)
+        own = {"feature_size", "decoder_embed_dim", "decoder_depth", "decoder_num_heads"}
+        for key, value in settings["model"].items():
+            if key not in own and theirs.get(key, value) != value:
+                raise ConfigError(
+                    f"{key}={value} but the checkpoint has {theirs[key]}: leave it out"
+                )
+        model = {**theirs, **{key: value for key, value in model.items() if key in own}}
+        checkpoint = {"path": pretrained.path, "sha256": pretrained.sha256}
+    return AMAEBlock(
+        contrasts=old.contrasts,
+        model=model,
+        pretraining={**old.pretraining, **settings["pretraining"]},
+        training={**old.training, **settings["training"]},
+        checkpoint=checkpoint,
+    )

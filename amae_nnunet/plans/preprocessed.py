@@ -1,0 +1,257 @@
+"""A data set as nnU-Net preprocessed it: its plans, cases, splits and contrast record.
+
+Not in the paper.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from amae_nnunet.contrasts import FILE_NAME, ContrastRecord
+from amae_nnunet.errors import ConfigError, InputError
+from amae_nnunet.plans.block import AMAEBlock, channel_contrasts
+
+log = logging.getLogger(__name__)
+
+#: nnU-Net's only normalization that keeps an all-zero channel zero and others not.
+NORMALIZATION = "ZScoreNormalization"
+
+
+def nnunet_folder(variable: str) -> Path:
+    """The folder that one of nnU-Net's three variables names.
+
+    Raises:
+        ConfigError: the variable is not set.
+    """
+    value = os.environ.get(variable)
+    if not value:
+        raise ConfigError(f"{variable} is not set: export {variable}=/path/to/{variable}")
+    return Path(value)
+
+
+def dataset_name(name_or_id: str) -> str:
+    """The full name (``Dataset501_Infarct``) of a data set given by name or number.
+
+    Raises:
+        InputError: there is none, or there are several.
+    """
+    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+    try:
+        return str(maybe_convert_to_dataset_name(name_or_id))
+    except (RuntimeError, ValueError) as error:
+        raise InputError(" ".join(str(error).split())) from None
+
+
+def read_json(path: Path, next_step: str) -> dict[str, Any]:
+    """A JSON file of nnU-Net's.
+
+    Raises:
+        InputError: it is missing (``next_step`` says what writes it) or not JSON.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: {next_step}") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}): {next_step}") from None
+    return content
+
+
+@dataclass(frozen=True)
+class PreprocessedDataset:
+    """One configuration of one preprocessed data set.
+
+    Attributes:
+        name: ``Dataset501_Infarct``.
+        plans: ``plans.json``, whole.
+        configuration_name: ``3d_fullres``, say.
+        configuration: its values, inheritance resolved.
+        dataset_json: ``dataset.json``.
+        block: the configuration's ``"amae"`` block, with the data set's contrasts.
+    """
+
+    name: str
+    plans: dict[str, Any]
+    configuration_name: str
+    configuration: dict[str, Any]
+    dataset_json: dict[str, Any]
+    block: AMAEBlock
+
+    @classmethod
+    def open(cls, name_or_id: str, configuration: str, plans_name: str) -> PreprocessedDataset:
+        """Open what ``nnUNetv2_plan_and_preprocess`` wrote.
+
+        Raises:
+            InputError: there is no such data set, plans or configuration.
+            ConfigError: a normalization that breaks the presence rule.
+        """
+        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+        name = dataset_name(name_or_id)
+        folder = nnunet_folder("nnUNet_preprocessed") / name
+        number = name[7:10]
+        step = f"run nnUNetv2_plan_and_preprocess -d {number}"
+        if plans_name == "AMAEPlans":
+            step = f"run amae-nnunet-configure {number} {configuration}"
+        plans = read_json(folder / f"{plans_name}.json", step)
+        if configuration not in plans["configurations"]:
+            raise InputError(
+                f"{plans_name} of {name} has no configuration {configuration}: it has "
+                f"{', '.join(plans['configurations'])}"
+            )
+        resolved = PlansManager(plans).get_configuration(configuration).configuration
+        dataset_json = read_json(folder / "dataset.json", step)
+        check_normalization(resolved["normalization_schemes"])
+        block = AMAEBlock.read(resolved).for_dataset(dataset_json)
+        return cls(name, plans, configuration, resolved, dataset_json, block)
+
+    @property
+    def folder(self) -> Path:
+        """``nnUNet_preprocessed/DatasetXXX_Name``."""
+        return nnunet_folder("nnUNet_preprocessed") / self.name
+
+    @property
+    def data_folder(self) -> Path:
+        """The folder with the preprocessed cases of this configuration."""
+        return self.folder / str(self.configuration["data_identifier"])
+
+    def cases(self) -> list[str]:
+        """Names of the preprocessed cases, sorted.
+
+        Raises:
+            InputError: there are none.
+        """
+        found: list[str] = []
+        if self.data_folder.is_dir():
+            found = sorted(case_reader(self.data_folder).get_identifiers(str(self.data_folder)))
+        if not found:
+            number = self.name[7:10]
+            raise InputError(
+                f"{self.data_folder} holds no preprocessed case: run nnUNetv2_preprocess -d "
+                f"{number} -plans_name {self.plans['plans_name']} -c {self.configuration_name}"
+            )
+        return found
+
+    def training_cases(self, fold: str) -> list[str]:
+        """The cases of a fold's training part, or all of them.
+
+        Args:
+            fold: ``all``, or a number of ``splits_final.json``, which is made as nnU-Net makes it
+                where it does not exist yet.
+
+        Raises:
+            ConfigError: the split file has no such fold.
+            InputError: the fold names cases that are not preprocessed.
+        """
+        cases = self.cases()
+        if fold == "all":
+            return cases
+        path = self.folder / "splits_final.json"
+        if not path.exists():
+            from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+            splits = generate_crossval_split(cases, seed=12345, n_splits=5)
+            path.write_text(json.dumps(splits, indent=4), encoding="utf-8")
+        splits = json.loads(path.read_text(encoding="utf-8"))
+        if not fold.isdecimal() or int(fold) >= len(splits):
+            raise ConfigError(f"fold {fold}: give 'all' or a number under {len(splits)}")
+        training = sorted(splits[int(fold)]["train"])
+        missing = sorted(set(training) - set(cases))
+        if missing:
+            raise InputError(
+                f"case {missing[0]} of fold {fold} is not in {self.data_folder}: preprocess again"
+            )
+        return training
+
+
+def check_normalization(schemes: Iterable[str]) -> None:
+    """Raise ConfigError unless every channel is z-scored, which the presence rule needs."""
+    others = sorted({scheme for scheme in schemes if scheme != NORMALIZATION})
+    if others:
+        raise ConfigError(
+            f"{others[0]} breaks the rule that an all-zero channel is an absent contrast: only "
+            f"{NORMALIZATION} keeps it; name the channels of dataset.json by contrast (T1, ADC, "
+            "...) and plan again"
+        )
+
+
+def case_reader(folder: Path) -> Any:
+    """nnU-Net's class for the files of a preprocessed folder."""
+    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+    return infer_dataset_class(str(folder))
+
+
+def nonzero_channels(data: Any) -> list[bool]:
+    """Whether any voxel of each channel is not zero.
+
+    Reads a slice at a time from the middle outwards, so a present contrast costs one or two.
+
+    Args:
+        data: (C, Z, Y, X), an array or a lazily read file of nnU-Net's.
+    """
+    depth = data.shape[1]
+    order = sorted(range(depth), key=lambda z: abs(z - depth // 2))
+    return [any(np.any(data[c, z]) for z in order) for c in range(data.shape[0])]
+
+
+def travel_record(name: str) -> ContrastRecord | None:
+    """The contrast record of a data set, copied to ``nnUNet_preprocessed`` where it is newer.
+
+    The converter writes it beside the raw data; nnU-Net does not carry it along.
+
+    Returns:
+        None where there is none, as with a data set of another converter.
+    """
+    preprocessed = nnunet_folder("nnUNet_preprocessed") / name
+    raw = os.environ.get("nnUNet_raw")
+    if raw and (Path(raw) / name / FILE_NAME).exists():
+        record = ContrastRecord.read(Path(raw) / name)
+        record.write(preprocessed)
+        return record
+    if (preprocessed / FILE_NAME).exists():
+        return ContrastRecord.read(preprocessed)
+    return None
+
+
+def check_cases(
+    name: str, data_folder: Path, dataset_json: dict[str, Any], cases: Iterable[str]
+) -> None:
+    """Check cases against the contrast record before they train anything.
+
+    Without a record only the number of channels is checked, and that is logged.
+
+    Raises:
+        ContrastError: a case whose voxels or channels are not what the record says.
+    """
+    contrasts = channel_contrasts(dataset_json)
+    record = travel_record(name)
+    if record is None:
+        log.info("%s has no %s: absent contrasts are known by their zeros alone", name, FILE_NAME)
+    elif record.contrasts != contrasts:
+        raise InputError(
+            f"{FILE_NAME} of {name} lists {', '.join(record.contrasts)} but dataset.json "
+            f"{', '.join(contrasts)}: convert and preprocess again"
+        )
+    cases = list(cases)
+    reader = case_reader(data_folder)(str(data_folder), list(cases))
+    for case in tqdm(cases, desc="checking contrasts", unit="case", disable=len(cases) < 100):
+        data = reader.load_case(case)[0]
+        if data.shape[0] != len(contrasts):
+            raise InputError(
+                f"case {case} has {data.shape[0]} channels, dataset.json {len(contrasts)} "
+                f"({', '.join(contrasts)}): a channel file is missing in nnUNet_raw; convert and "
+                "preprocess the case again"
+            )
+        if record is not None:
+            record.check_voxels(case, nonzero_channels(data))
