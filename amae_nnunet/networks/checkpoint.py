@@ -30,7 +30,6 @@ from amae_nnunet.networks.positions import resize_positions
 from amae_nnunet.networks.unetr import UNETR, AdaptiveUNETR, fold_tokenizer
 from amae_nnunet.networks.vit import AdaptiveViT
 
-SUFFIX = ".safetensors"
 _KEY = "amae"
 #: What the encoder's tensors depend on; the rest (patch, spacing, decoders) may differ.
 SAME_VALUES = (

@@ -2,7 +2,9 @@
 
 The new file is nnU-Net's plans under another name, so results are kept apart and comparable, plus
 one configuration that carries the values. Once it exists, it is what further commands change. It
-keeps the data identifier, so nothing is preprocessed again, unless the spacing is changed. Not in the paper.
+keeps the data identifier, so nothing is preprocessed again, unless the spacing is changed.
+
+Not in the paper.
 """
 
 from __future__ import annotations

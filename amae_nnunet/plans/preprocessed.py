@@ -6,9 +6,8 @@ Not in the paper.
 from __future__ import annotations
 
 import json
-import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from amae_nnunet.contrasts import FILE_NAME, ContrastRecord
 from amae_nnunet.errors import ConfigError, InputError
 from amae_nnunet.plans.block import AMAEBlock, channel_contrasts
 
-log = logging.getLogger(__name__)
-
+#: The checkpoint that a finished pre-training leaves in its folder.
+CHECKPOINT_NAME = "checkpoint_final.safetensors"
 #: nnU-Net's only normalization that keeps an all-zero channel zero and others not.
 NORMALIZATION = "ZScoreNormalization"
 
@@ -36,6 +35,12 @@ def nnunet_folder(variable: str) -> Path:
     if not value:
         raise ConfigError(f"{variable} is not set: export {variable}=/path/to/{variable}")
     return Path(value)
+
+
+def pretraining_folder(name: str, plans_name: str, configuration: str) -> Path:
+    """Where the pre-training of a data set, plans and configuration keeps its results."""
+    folder = f"AMAEPretraining__{plans_name}__{configuration}"
+    return nnunet_folder("nnUNet_results") / name / folder
 
 
 def dataset_name(name_or_id: str) -> str:
@@ -225,11 +230,15 @@ def travel_record(name: str) -> ContrastRecord | None:
 
 
 def check_cases(
-    name: str, data_folder: Path, dataset_json: dict[str, Any], cases: Iterable[str]
+    name: str,
+    data_folder: Path,
+    dataset_json: dict[str, Any],
+    cases: Iterable[str],
+    report: Callable[[str], object],
 ) -> None:
     """Check cases against the contrast record before they train anything.
 
-    Without a record only the number of channels is checked, and that is logged.
+    Without a record only the number of channels is checked, and ``report`` is told.
 
     Raises:
         ContrastError: a case whose voxels or channels are not what the record says.
@@ -237,7 +246,7 @@ def check_cases(
     contrasts = channel_contrasts(dataset_json)
     record = travel_record(name)
     if record is None:
-        log.info("%s has no %s: absent contrasts are known by their zeros alone", name, FILE_NAME)
+        report(f"{name} has no {FILE_NAME}: absent contrasts are known by their zeros alone")
     elif record.contrasts != contrasts:
         raise InputError(
             f"{FILE_NAME} of {name} lists {', '.join(record.contrasts)} but dataset.json "

@@ -1,0 +1,212 @@
+"""The nnU-Net trainers (sections 2.3 and 2.4): one model for every subset of contrasts.
+
+``AMAETrainer``                     pre-trained encoder, Adaptive UNETR
+``AMAETrainerNoPretraining``        the same from scratch
+``AMAETrainerUNETR``                pre-trained encoder, original UNETR
+``AMAETrainerUNETRNoPretraining``   the same from scratch
+
+The paper's "UNet" row is stock ``nnUNetTrainer``. Values come from the ``"amae"`` block of the
+plans; everything else is stock nnU-Net.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+
+from amae_nnunet.errors import CheckpointError, ContrastError
+from amae_nnunet.networks.checkpoint import file_sha256, load_encoder, read_checkpoint
+from amae_nnunet.networks.unetr import UNETR, AdaptiveUNETR
+from amae_nnunet.networks.weight_decay import decay_groups
+from amae_nnunet.plans.block import KEY, AMAEBlock
+from amae_nnunet.plans.preprocessed import (
+    CHECKPOINT_NAME,
+    check_cases,
+    check_normalization,
+    nnunet_folder,
+    pretraining_folder,
+)
+from amae_nnunet.training.transforms import KeepAbsentZero
+
+
+def plans_with_block(
+    plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]
+) -> tuple[dict[str, Any], AMAEBlock]:
+    """A copy of the plans in which the configuration's block is complete, and the block.
+
+    nnU-Net saves these plans in the model folder and builds the network from them at prediction,
+    so contrast names stand in them and the place of the checkpoint does not.
+
+    Raises:
+        ConfigError: a 2d configuration, a normalization that breaks the presence rule, or
+            impossible values in the block.
+        ContrastError: the block is for other contrasts than the data set's.
+        NotImplementedError: a cascade.
+    """
+    resolved = PlansManager(plans).get_configuration(configuration).configuration
+    if resolved.get("previous_stage"):
+        raise NotImplementedError(
+            f"{configuration} is the second stage of a cascade, whose extra channels would pass "
+            "for contrasts: use 3d_fullres or 3d_lowres"
+        )
+    check_normalization(resolved["normalization_schemes"])
+    block = AMAEBlock.read(resolved).for_dataset(dataset_json)
+    block.model_config(resolved)
+    plans = copy.deepcopy(plans)
+    saved = block.to_json()
+    if block.checkpoint:
+        saved["checkpoint"] = {
+            "file": Path(block.checkpoint["path"]).name,
+            "sha256": block.checkpoint["sha256"],
+        }
+    plans["configurations"][configuration][KEY] = saved
+    return plans, block
+
+
+class AMAETrainer(nnUNetTrainer):
+    """AMAE pre-training + Adaptive UNETR."""
+
+    network_class: ClassVar[type[AdaptiveUNETR] | type[UNETR]] = AdaptiveUNETR
+    pretrained: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
+    ) -> None:
+        plans, self.block = plans_with_block(plans, configuration, dataset_json)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        values = self.block.training_config()
+        self.initial_lr = values.lr
+        self.weight_decay = values.weight_decay
+        self.num_epochs = values.num_epochs
+        self.num_iterations_per_epoch = values.iterations_per_epoch
+        self.num_val_iterations_per_epoch = values.val_iterations_per_epoch
+        self.loss_name = values.loss
+        self.enable_deep_supervision = False
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = False,
+    ) -> nn.Module:
+        """The network, from the plans alone.
+
+        Raises:
+            ContrastError: the data set has another number of channels than the plans' contrasts.
+        """
+        configuration = configuration_manager.configuration
+        config = AMAEBlock.read(configuration).model_config(configuration)
+        if num_input_channels != config.num_contrasts:
+            raise ContrastError(
+                f"dataset.json has {num_input_channels} channels but the model knows "
+                f"{config.num_contrasts} contrasts ({', '.join(config.contrasts)})"
+            )
+        return cls.network_class(config, num_output_channels)
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+        """AdamW (section 2.4) with nnU-Net's polynomial schedule (the paper names none)."""
+        groups = decay_groups(self.network, self.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=self.initial_lr)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def _build_loss(self) -> nn.Module:
+        """nnU-Net's loss, by default without its cross-entropy (section 2.4: Dice loss)."""
+        loss = super()._build_loss()
+        if self.loss_name == "dice":
+            loss.weight_ce = 0
+        return loss
+
+    @staticmethod
+    def get_training_transforms(*args: Any, **kwargs: Any) -> KeepAbsentZero:
+        """Stock augmentation that leaves absent contrasts zero."""
+        return KeepAbsentZero(nnUNetTrainer.get_training_transforms(*args, **kwargs))
+
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """Stock data sets, whose cases have been checked against the contrast record."""
+        training, validation = super().get_tr_and_val_datasets()
+        if self.local_rank == 0:
+            check_cases(
+                self.plans_manager.dataset_name,
+                Path(self.preprocessed_dataset_folder),
+                self.dataset_json,
+                sorted({*training.identifiers, *validation.identifiers}),
+                self.print_to_log_file,
+            )
+        return training, validation
+
+    def on_train_start(self) -> None:
+        """Load the pre-trained encoder where a new training begins; the rest is stock.
+
+        A training that is continued, validated or used to predict never needs the checkpoint.
+        """
+        if not self.was_initialized:
+            self.initialize()
+        if self.pretrained and self.current_epoch == 0:
+            self._load_pretrained()
+        super().on_train_start()
+
+    def _load_pretrained(self) -> None:
+        path = self._checkpoint_path()
+        network = getattr(self.network, "module", self.network)  # DDP
+        network = getattr(network, "_orig_mod", network)  # torch.compile
+        unused = load_encoder(network, read_checkpoint(path), path)
+        self.print_to_log_file(
+            f"loaded the pre-trained encoder of {path.name} for contrasts "
+            f"{', '.join(self.block.contrasts)}; the decoder is new; {len(unused)} tensors of the "
+            "pre-training's decoder are not used"
+        )
+
+    def _checkpoint_path(self) -> Path:
+        """The checkpoint that the plans name, else the one that amae-nnunet-pretrain wrote."""
+        name, plans_name = self.plans_manager.dataset_name, self.plans_manager.plans_name
+        if self.block.checkpoint:
+            path = nnunet_folder("nnUNet_results") / self.block.checkpoint["path"]
+            if file_sha256(path) != self.block.checkpoint["sha256"]:
+                raise CheckpointError(
+                    f"checkpoint {path} is not the one that {plans_name} was made for: run "
+                    "amae-nnunet-configure --checkpoint again"
+                )
+            return path
+        path = pretraining_folder(name, plans_name, self.configuration_name) / CHECKPOINT_NAME
+        if not path.exists():
+            number = name[7:10]
+            raise CheckpointError(
+                f"no pre-training checkpoint at {path}: run amae-nnunet-pretrain {number} "
+                f"{self.configuration_name} -p {plans_name}, or name one with "
+                f"amae-nnunet-configure --checkpoint, or train with -tr "
+                f"{type(self).__name__}NoPretraining"
+            )
+        return path
+
+
+class AMAETrainerNoPretraining(AMAETrainer):
+    """Adaptive UNETR from scratch."""
+
+    pretrained = False
+
+
+class AMAETrainerUNETR(AMAETrainer):
+    """AMAE pre-training + UNETR."""
+
+    network_class = UNETR
+
+
+class AMAETrainerUNETRNoPretraining(AMAETrainerUNETR):
+    """UNETR from scratch."""
+
+    pretrained = False
