@@ -114,18 +114,16 @@ class AdaptiveMAE(nn.Module):
         """Images for figure 2, from the output of a pass over ``x`` (B, C, Z, Y, X).
 
         Returns:
-            The images with their hidden tokens set to zero, and with them predicted, each
-            (B, C, Z, Y, X), zero where a contrast is absent.
+            hidden: bool (B, C, Z, Y, X), True at the voxels of hidden tokens.
+            rebuilt: ``x`` with the predicted voxels where they are hidden.
         """
         slots, config = output.slots, self.config
         voxels = patchify(x[slots.study, slots.contrast], config.token_size)  # (M, L, p)
-        results = []
-        for filling in (torch.zeros_like(output.pred), output.pred):
-            filled = voxels.clone()
-            filled[output.masked] = filling.to(filled.dtype)
-            images = torch.zeros_like(x)
-            images[slots.study, slots.contrast] = unpatchify(
-                filled, config.grid_size, config.token_size
+        voxels[output.masked] = output.pred.to(voxels.dtype)
+        hidden = output.masked[:, :, None].expand_as(voxels)
+        images = torch.zeros_like(x, dtype=torch.bool), x.clone()
+        for image, tokens in zip(images, (hidden, voxels), strict=True):
+            image[slots.study, slots.contrast] = unpatchify(
+                tokens, config.grid_size, config.token_size
             )
-            results.append(images)
-        return results[0], results[1]
+        return images

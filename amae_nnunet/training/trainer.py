@@ -162,7 +162,7 @@ class AMAETrainer(nnUNetTrainer):
 
     def _load_pretrained(self) -> None:
         path = self._checkpoint_path()
-        network = getattr(self.network, "module", self.network)  # DDP
+        network: Any = getattr(self.network, "module", self.network)  # DDP
         network = getattr(network, "_orig_mod", network)  # torch.compile
         unused = load_encoder(network, read_checkpoint(path), path)
         self.print_to_log_file(

@@ -1,0 +1,47 @@
+"""``amae-nnunet-pretrain``: masked-autoencoder pre-training on preprocessed studies."""
+
+from __future__ import annotations
+
+import argparse
+
+from amae_nnunet.cli.command import new_parser, run
+
+EPILOG = """\
+All values of the model and the training are set with amae-nnunet-configure. The checkpoint goes to
+$nnUNet_results/DATASET/AMAEPretraining__PLANS__CONFIGURATION/, where AMAETrainer finds it.
+
+example:
+  amae-nnunet-pretrain 501 3d_fullres
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the console script."""
+    parser = new_parser("amae-nnunet-pretrain", __doc__ or "", EPILOG)
+    parser.add_argument("dataset", help="number or name of the data set")
+    parser.add_argument("configuration", help="configuration of the plans, e.g. 3d_fullres")
+    parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans to use")
+    parser.add_argument(
+        "-f", dest="fold", default="all", help="pre-train on all cases or a fold's training cases"
+    )
+    parser.add_argument("--c", dest="resume", action="store_true", help="continue a stopped run")
+    parser.add_argument(
+        "-device", choices=("cuda", "cpu", "mps"), help="default: cuda if it is there"
+    )
+    return run(parser, _pretrain, argv)
+
+
+def _pretrain(args: argparse.Namespace) -> None:
+    import torch
+    from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+
+    from amae_nnunet.plans.preprocessed import PreprocessedDataset
+    from amae_nnunet.pretraining.loop import pretrain
+
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dataset = PreprocessedDataset.open(args.dataset, args.configuration, args.plans)
+    path = pretrain(dataset, args.fold, torch.device(device), args.resume, get_allowed_n_proc_DA())
+    print(f"wrote {path}")
+    plans = f" -p {args.plans}" if args.plans != "nnUNetPlans" else ""
+    number = dataset.name[7:10]
+    print(f"next: nnUNetv2_train {number} {args.configuration} 0 -tr AMAETrainer{plans}")
