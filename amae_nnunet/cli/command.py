@@ -30,12 +30,12 @@ def run(
     body: Callable[[argparse.Namespace], int | None],
     argv: list[str] | None = None,
 ) -> int:
-    """Parse ``argv``, run ``body`` and return the exit code.
+    """Parse ``argv`` (options may stand among positionals), run ``body`` and return the exit code.
 
     An ``AMAEError`` becomes one line on stderr and its own exit code; any other exception keeps
     its traceback (exit code 1).
     """
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     logging.basicConfig(
         level=logging.DEBUG if args.verbose else logging.INFO,
         format="%(asctime)s %(name)s: %(message)s" if args.verbose else "%(message)s",

@@ -1,0 +1,97 @@
+"""One small data set, made of phantom studies by the real converter and the real nnU-Net."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from amae_nnunet.phantom.dataset import write_studies
+
+DATASET = "Dataset950_Small"
+TEMPLATE = {
+    "name": "Small",
+    "description": "phantom studies",
+    "contrasts": {name: [f"{name}.nii.gz"] for name in ("ADC", "TRACE", "T2")},
+    "required": ["ADC", "TRACE"],
+    "label": {"patterns": ["seg.nii.gz"], "labels": {"background": 0, "infarct": 1}},
+}
+TINY = [
+    "embed_dim=12", "depth=2", "decoder_embed_dim=12", "decoder_depth=1", "feature_size=2",
+    "num_epochs=2", "iterations_per_epoch=2", "val_iterations_per_epoch=1",
+    "pretraining.num_epochs=2", "pretraining.batch_size=2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def nnunet(tmp_path_factory):
+    """The three folders of nnU-Net, and its fastest settings for a few cores."""
+    root = tmp_path_factory.mktemp("nnunet")
+    patch = pytest.MonkeyPatch()
+    for name in ("raw", "preprocessed", "results"):
+        (root / name).mkdir()
+        patch.setenv(f"nnUNet_{name}", str(root / name))
+    patch.setenv("nnUNet_n_proc_DA", "0")
+    patch.setenv("nnUNet_def_n_proc", "1")
+    patch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    yield root
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def dataset(nnunet):
+    """Name of a preprocessed data set of six cases, of which some lack T2."""
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (
+        DatasetFingerprintExtractor,
+    )
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
+        ExperimentPlanner,
+    )
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+
+    from amae_nnunet.cli import convert
+
+    write_studies(
+        nnunet / "studies",
+        6,
+        contrasts=("ADC", "TRACE", "T2"),
+        shape=(16, 32, 32),
+        spacing=(6.0, 5.0, 5.0),
+        availability={"ADC": 1.0, "TRACE": 1.0, "T2": 0.5},
+    )
+    template = nnunet / "Small.json"
+    template.write_text(json.dumps(TEMPLATE))
+    words = f"-i {nnunet / 'studies'} -d 950 -n Small -t {template} -np 1"
+    assert convert.main(words.split()) == 0
+    fingerprint = DatasetFingerprintExtractor(950, num_processes=1)
+    fingerprint.num_foreground_voxels_for_intensitystats = 1000
+    fingerprint.run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_n_proc_DA", "1")  # the planner makes it a number of threads
+        ExperimentPlanner(950).plan_experiment()
+    raw = nnunet / "raw" / DATASET
+    shutil.copy(raw / "dataset.json", nnunet / "preprocessed" / DATASET)
+    shutil.copytree(raw / "labelsTr", nnunet / "preprocessed" / DATASET / "gt_segmentations")
+    DefaultPreprocessor().run(950, "3d_fullres", "nnUNetPlans", num_processes=1)
+    return DATASET
+
+
+@pytest.fixture(scope="session")
+def tiny_plans(dataset):
+    """Configuration ``tiny`` of ``AMAEPlans``: small networks, two short epochs."""
+    from amae_nnunet.cli import configure
+
+    assert configure.main(["950", "3d_fullres", "--name", "tiny", *TINY]) == 0
+    return "tiny"
+
+
+@pytest.fixture(scope="session")
+def pretrained(tiny_plans, nnunet) -> Path:
+    """The checkpoint of a short pre-training of ``tiny``."""
+    from amae_nnunet.cli import pretrain
+
+    assert pretrain.main(["950", tiny_plans, "-p", "AMAEPlans", "-device", "cpu"]) == 0
+    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__tiny"
+    return folder / "checkpoint_final.safetensors"

@@ -1,0 +1,144 @@
+import json
+import re
+import shutil
+
+import pytest
+from conftest import DATASET
+
+from amae_nnunet.cli.configure import main
+from amae_nnunet.errors import ConfigError
+from amae_nnunet.plans.block import AMAEBlock
+from amae_nnunet.plans.configure import parse_settings
+from amae_nnunet.plans.preprocessed import PreprocessedDataset
+
+
+def plans_of(nnunet, name="AMAEPlans"):
+    return json.loads((nnunet / "preprocessed" / DATASET / f"{name}.json").read_text())
+
+
+def test_words_are_sorted_by_where_they_belong():
+    settings = parse_settings(
+        ["embed_dim=48", "num_epochs=2", "pretraining.num_epochs=3", "mask_ratio=0.5",
+         "patch_size=16,32,32", "spacing=[5,1,1]", "batch_size=2", "encoder=small"]
+    )  # fmt: skip
+    assert settings == {
+        "nnunet": {"patch_size": [16, 32, 32], "spacing": [5, 1, 1], "batch_size": 2},
+        "model": {"embed_dim": 48, "encoder": "small"},
+        "training": {"num_epochs": 2},
+        "pretraining": {"num_epochs": 3, "mask_ratio": 0.5},
+    }
+
+
+@pytest.mark.parametrize("word", ["embed_dim", "embde_dim=3", "training.embed_dim=3", "a.b=1"])
+def test_a_word_nobody_knows_is_refused(word):
+    with pytest.raises(ConfigError, match="KEY=VALUE|unknown key"):
+        parse_settings([word])
+
+
+def test_new_configuration_inherits_and_carries_the_block(nnunet, tiny_plans):
+    plans = plans_of(nnunet)
+    assert plans["plans_name"] == "AMAEPlans"
+    own = plans["configurations"][tiny_plans]
+    assert own["inherits_from"] == "3d_fullres"
+    assert set(own) == {"inherits_from", "amae"}
+    opened = PreprocessedDataset.open("950", tiny_plans, "AMAEPlans")
+    assert opened.data_folder.name == "nnUNetPlans_3d_fullres"
+    assert len(opened.cases()) == 6
+    config = opened.block.model_config(opened.configuration)
+    assert (config.embed_dim, config.depth, config.contrasts) == (12, 2, ("ADC", "TRACE", "T2"))
+    assert opened.block.training_config().num_epochs == 2
+    assert opened.block.pretraining_config().batch_size == 2
+
+
+def test_without_a_name_the_configuration_itself_is_changed_and_then_changed_again(nnunet, dataset):
+    base = ["950", "3d_fullres", "-o", "OtherPlans"]
+    assert main([*base, "embed_dim=24", "patch_size=16,32,32", "batch_size=3"]) == 0
+    assert main([*base, "depth=3", "lr=0.01"]) == 0
+    opened = PreprocessedDataset.open("950", "3d_fullres", "OtherPlans")
+    assert opened.block.model == {"embed_dim": 24, "depth": 3}
+    assert opened.block.training == {"lr": 0.01}
+    assert opened.configuration["batch_size"] == 3
+    assert "amae" not in plans_of(nnunet, "nnUNetPlans")["configurations"]["3d_fullres"]
+
+
+def test_a_new_spacing_gets_a_folder_of_its_own(nnunet, dataset, capsys):
+    words = ["950", "3d_fullres", "--name", "coarse", "-o", "SpacedPlans", "spacing=6,10,10"]
+    assert main(words) == 0
+    own = plans_of(nnunet, "SpacedPlans")["configurations"]["coarse"]
+    assert own["data_identifier"] == "SpacedPlans_coarse"
+    assert "nnUNetv2_preprocess -d 950 -plans_name SpacedPlans -c coarse" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["patch_size=16,33,32"], r"not divisible .* use \[16, 32, 32\]"),
+        (["patch_size=16,32"], "patch_size=.* three integers"),
+        (["batch_size=0"], "batch_size=0: give one integer"),
+        (["spacing=1,a,1"], "spacing=.*three numbers"),
+        (["embed_dim=wide"], "embed_dim='wide' is not of type int"),
+        (["embed_dim=48", "num_heads=5"], "48 cannot be divided among 5 heads"),
+        (["mask_ratio=1.5"], "mask_ratio=1.5 must lie between 0 and 1"),
+        (["num_strides=9"], "num_strides=9 must lie between 1 and"),
+        (["encoder=huge"], "encoder='huge' is not one of base, large, small"),
+        (["loss=focal"], "loss='focal'"),
+        (["--name", "../evil"], "use letters, digits and '_'"),
+    ],
+)
+def test_a_value_that_cannot_work_is_one_line_and_nothing_is_written(
+    nnunet, dataset, words, message, capsys
+):
+    assert main(["950", "3d_fullres", "-o", "BadPlans", *words]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert error.count("\n") == 1
+    assert not (nnunet / "preprocessed" / DATASET / "BadPlans.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "code"),
+    [
+        (["999", "3d_fullres"], "999", 3),
+        (["950", "3d_cascade"], "has no configuration 3d_cascade", 3),
+        (["950", "2d"], "2d configuration", 2),
+        (["950", "3d_fullres", "-p", "NoPlans"], "NoPlans.json does not exist", 3),
+        (["950", "3d_fullres", "--checkpoint", "nowhere.safetensors"], "does not exist", 5),
+    ],
+)
+def test_what_is_not_there_is_named(dataset, words, message, code, capsys):
+    assert main([*words, "-o", "BadPlans"]) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_checkpoint_brings_its_model_values_its_hash_and_its_place(nnunet, pretrained, capsys):
+    words = ["950", "3d_fullres", "-o", "FinePlans", "--checkpoint", str(pretrained)]
+    assert main([*words, "feature_size=3"]) == 0
+    opened = PreprocessedDataset.open("950", "3d_fullres", "FinePlans")
+    config = opened.block.model_config(opened.configuration)
+    assert (config.embed_dim, config.depth, config.feature_size) == (12, 2, 3)
+    assert opened.block.checkpoint["path"] == (
+        f"{DATASET}/AMAEPretraining__AMAEPlans__tiny/checkpoint_final.safetensors"
+    )
+    assert len(opened.block.checkpoint["sha256"]) == 64
+    assert main([*words, "embed_dim=24"]) == 2
+    assert "embed_dim=24 but the checkpoint has 12" in capsys.readouterr().err
+
+
+def test_the_block_is_for_the_contrasts_of_the_data_set(nnunet, dataset):
+    folder = nnunet / "preprocessed" / DATASET
+    assert main(["950", "3d_fullres", "-o", "OrderPlans", "depth=2"]) == 0
+    saved = shutil.copy(folder / "dataset.json", nnunet / "dataset.json")
+    try:
+        content = json.loads((folder / "dataset.json").read_text())
+        content["channel_names"] = {"0": "TRACE", "1": "ADC", "2": "T2"}
+        (folder / "dataset.json").write_text(json.dumps(content))
+        assert main(["950", "3d_fullres", "-o", "OrderPlans"]) == 3
+    finally:
+        shutil.copy(saved, folder / "dataset.json")
+
+
+def test_unknown_parts_of_a_block_are_refused():
+    with pytest.raises(ConfigError, match="no part 'modle'"):
+        AMAEBlock.read({"amae": {"modle": {}}})

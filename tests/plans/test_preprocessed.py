@@ -1,0 +1,116 @@
+import json
+
+import numpy as np
+import pytest
+from conftest import DATASET
+
+from amae_nnunet.contrasts import ContrastRecord
+from amae_nnunet.errors import AMAEError, ConfigError, ContrastError, InputError
+from amae_nnunet.plans.preprocessed import (
+    PreprocessedDataset,
+    check_cases,
+    check_normalization,
+    nonzero_channels,
+    travel_record,
+)
+
+
+def open_small():
+    return PreprocessedDataset.open("950", "3d_fullres", "nnUNetPlans")
+
+
+def check(opened, cases=None):
+    notes = []
+    check_cases(
+        opened.name, opened.data_folder, opened.dataset_json, cases or opened.cases(), notes.append
+    )
+    return notes
+
+
+def test_record_travels_and_agrees_with_the_voxels(nnunet, dataset):
+    opened = open_small()
+    assert check(opened) == []
+    copied = ContrastRecord.read(nnunet / "preprocessed" / DATASET)
+    assert copied == ContrastRecord.read(nnunet / "raw" / DATASET)
+    assert len({entry.present for entry in copied.cases.values()}) == 2
+
+
+def test_a_record_that_is_not_true_is_found(nnunet, dataset):
+    opened = open_small()
+    folder = nnunet / "raw" / DATASET
+    true = ContrastRecord.read(folder)
+    case = next(name for name, entry in true.cases.items() if entry.present[2])
+    false = ContrastRecord(true.contrasts, true.required, dict(true.cases))
+    false.add(case, (True, True, False), "train", case)
+    false.write(folder)
+    try:
+        with pytest.raises(ContrastError, match=f"{case}: .* says T2 is absent but .* not zero"):
+            check(opened)
+        del false.cases[case]
+        false.write(folder)
+        with pytest.raises(ContrastError, match=f"{case} is not in contrasts.json"):
+            check(opened)
+    finally:
+        true.write(folder)
+
+
+def test_a_data_set_without_a_record_is_known_by_its_zeros(nnunet, dataset):
+    opened = open_small()
+    raw, copy = nnunet / "raw" / DATASET, nnunet / "preprocessed" / DATASET
+    true = ContrastRecord.read(raw)
+    for folder in (raw, copy):
+        (folder / "contrasts.json").unlink(missing_ok=True)
+    try:
+        assert travel_record(DATASET) is None
+        assert "has no contrasts.json" in check(opened)[0]
+    finally:
+        true.write(raw)
+
+
+def test_a_missing_channel_is_named_with_its_case(nnunet, dataset, tmp_path):
+    opened = open_small()
+    case = opened.cases()[0]
+    fewer = {**opened.dataset_json, "channel_names": {"0": "ADC", "1": "TRACE"}}
+    (nnunet / "raw" / DATASET / "contrasts.json").rename(tmp_path / "contrasts.json")
+    (nnunet / "preprocessed" / DATASET / "contrasts.json").unlink(missing_ok=True)
+    try:
+        with pytest.raises(InputError, match=f"case {case} has 3 channels, dataset.json 2"):
+            check_cases(opened.name, opened.data_folder, fewer, [case], print)
+    finally:
+        (tmp_path / "contrasts.json").rename(nnunet / "raw" / DATASET / "contrasts.json")
+
+
+def test_folds_are_those_of_stock_nnunet(nnunet, dataset):
+    opened = open_small()
+    path = nnunet / "preprocessed" / DATASET / "splits_final.json"
+    assert opened.training_cases("all") == opened.cases()
+    training = opened.training_cases("1")
+    splits = json.loads(path.read_text())
+    assert training == sorted(splits[1]["train"])
+    assert set(training) | set(splits[1]["val"]) == set(opened.cases())
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    assert splits == generate_crossval_split(opened.cases(), seed=12345, n_splits=5)
+    for wrong in ("5", "x", "-1"):
+        with pytest.raises(ConfigError, match="fold"):
+            opened.training_cases(wrong)
+
+
+@pytest.mark.parametrize("scheme", ["CTNormalization", "NoNormalization"])
+def test_a_normalization_that_breaks_the_presence_rule_is_refused(scheme):
+    with pytest.raises(ConfigError, match=scheme):
+        check_normalization(["ZScoreNormalization", scheme])
+    check_normalization(["ZScoreNormalization"])
+
+
+def test_nonzero_channels_looks_at_every_voxel():
+    data = np.zeros((3, 5, 4, 4))
+    data[1, 0, 3, 3] = 1e-30
+    data[2] = 1
+    assert nonzero_channels(data) == [False, True, True]
+
+
+def test_variables_that_are_not_set_are_named(monkeypatch, dataset):
+    monkeypatch.delenv("nnUNet_preprocessed")
+    with pytest.raises(AMAEError, match="nnUNet_preprocessed is not set: export"):
+        open_small()
