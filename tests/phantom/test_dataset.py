@@ -1,0 +1,229 @@
+"""Studies and their files: same seed same study, what the label means, what the headers hold."""
+
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from amae_nnunet.contrasts import PAPER_CONTRASTS
+from amae_nnunet.errors import ConfigError
+from amae_nnunet.phantom.anatomy import TISSUES
+from amae_nnunet.phantom.dataset import (
+    AVAILABILITY,
+    Study,
+    available_contrasts,
+    make_study,
+    write_studies,
+)
+
+SMALL = {"shape": (16, 20, 18), "spacing": (9.0, 9.5, 9.0)}
+
+
+@pytest.fixture(scope="module")
+def studies() -> list[Study]:
+    return [make_study(0, index) for index in range(12)]
+
+
+def values(study: Study, contrast: str, tissue: str) -> np.ndarray:
+    """Values where a tissue fills the voxel, relative to normal white matter."""
+    image = study.images[contrast]
+    normal = np.median(image[study.tissue == TISSUES.index("white")])
+    return image[study.tissue == TISSUES.index(tissue)] / normal
+
+
+def test_a_study_is_what_it_says(studies: list[Study]) -> None:
+    study = studies[0]
+    assert tuple(study.images) == PAPER_CONTRASTS
+    for image in study.images.values():
+        assert image.shape == (24, 64, 64)
+        assert image.dtype == np.float32
+        assert np.isfinite(image).all()
+        assert image.max() < np.iinfo(np.int16).max
+    assert study.label.dtype == study.tissue.dtype == np.uint8
+    assert set(np.unique(study.label)) == {0, 1}
+    assert np.all(study.tissue[study.label == 1] == TISSUES.index("infarct"))
+    assert study.spacing == (6.0, 3.0, 3.0)
+
+
+def test_a_study_depends_on_seed_and_index_alone() -> None:
+    first, again = make_study(3, 5, **SMALL), make_study(3, 5, **SMALL)
+    for name in PAPER_CONTRASTS:
+        np.testing.assert_array_equal(first.images[name], again.images[name])
+    np.testing.assert_array_equal(first.label, again.label)
+    for other in (make_study(3, 6, **SMALL), make_study(4, 5, **SMALL)):
+        assert not np.array_equal(first.tissue, other.tissue)
+        assert not np.array_equal(first.images["T1"], other.images["T1"])
+    few = make_study(3, 5, contrasts=("T1", "ADC"), **SMALL)
+    assert tuple(few.images) == ("T1", "ADC")
+    np.testing.assert_array_equal(few.images["T1"], first.images["T1"])
+
+
+def test_acute_infarct_is_bright_on_trace_and_dark_on_adc(studies: list[Study]) -> None:
+    for study in studies:
+        assert study.label.sum() >= 5
+        assert np.median(values(study, "TRACE", "infarct")) > 1.5
+        assert np.median(values(study, "ADC", "infarct")) < 0.85
+
+
+def test_distractors_look_like_it_on_one_of_the_two(studies: list[Study]) -> None:
+    for contrast, least in (("TRACE", 1.8), ("ADC", 1.2)):
+        found = np.concatenate([values(study, contrast, "chronic") for study in studies])
+        assert np.median(found) > least
+    trace = np.concatenate([values(study, "TRACE", "haemorrhage") for study in studies])
+    adc = np.concatenate([values(study, "ADC", "haemorrhage") for study in studies])
+    assert np.median(trace) < 0.9
+    assert np.median(adc[adc > 0]) < 0.9
+
+
+def dice(found: np.ndarray, label: np.ndarray) -> float:
+    return 2 * np.sum(found & (label > 0)) / (np.sum(found) + np.sum(label))
+
+
+def best(rules: Iterable[np.ndarray], label: np.ndarray) -> float:
+    """Dice of the best of many rules, chosen by the label itself."""
+    return max(dice(rule, label) for rule in rules)
+
+
+def test_only_trace_and_adc_together_tell_the_infarct(studies: list[Study]) -> None:
+    pair, alone = [], {name: [] for name in PAPER_CONTRASTS}
+    for study in studies:
+        brain = study.tissue >= TISSUES.index("csf")
+        label = study.label[brain]
+        images = {name: image[brain] for name, image in study.images.items()}
+        for name, image in images.items():
+            cuts = np.quantile(image, np.linspace(0, 1, 100))
+            alone[name].append(
+                max(best((image > c for c in cuts), label), best((image < c for c in cuts), label))
+            )
+        bright = [
+            images["TRACE"] > c for c in np.quantile(images["TRACE"], np.linspace(0.9, 1, 20))
+        ]
+        dark = [images["ADC"] < c for c in np.quantile(images["ADC"], np.linspace(0.02, 0.7, 20))]
+        pair.append(best((a & b for a in bright for b in dark), label))
+    assert np.mean(pair) > 0.8
+    for name in PAPER_CONTRASTS:
+        assert np.mean(alone[name]) < np.mean(pair) - 0.1, name
+
+
+def test_contrasts_are_missing_as_often_as_stated() -> None:
+    draws = [available_contrasts(0, index) for index in range(400)]
+    for name, probability in AVAILABILITY.items():
+        assert np.mean([name in draw for draw in draws]) == pytest.approx(probability, abs=0.08)
+    both = np.mean(["T2" in draw and "T1" in draw for draw in draws])
+    assert both == pytest.approx(0.7 * 0.8, abs=0.08)  # independent of each other
+    assert available_contrasts(0, 7, ("T1", "T2")) == tuple(
+        name for name in ("T1", "T2") if name in draws[7]
+    )
+
+
+def test_a_case_has_at_least_its_likeliest_contrast() -> None:
+    never = {"T1": 0.0, "T2": 1e-9}
+    assert available_contrasts(0, 0, ("T1", "T2"), never) == ("T2",)
+
+
+def test_files_hold_the_study(tmp_path: Path) -> None:
+    folders = write_studies(tmp_path / "raw", 2, seed=8, first_case=3, prefix="ph", **SMALL)
+    assert [folder.name for folder in folders] == ["ph_003", "ph_004"]
+    assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["ph_003", "ph_004"]
+    for index, folder in zip((3, 4), folders, strict=True):
+        names = available_contrasts(8, index)
+        assert {f.name for f in folder.iterdir()} == {f"{n}.nii.gz" for n in (*names, "seg")}
+        study = make_study(8, index, **SMALL)
+        for name in names:
+            nifti = nib.load(folder / f"{name}.nii.gz")
+            assert nifti.get_data_dtype() == np.int16
+            stored = np.asarray(nifti.dataobj).transpose(2, 1, 0)
+            np.testing.assert_allclose(stored, study.images[name], atol=0.501)
+        label = nib.load(folder / "seg.nii.gz")
+        assert label.get_data_dtype() == np.uint8
+        np.testing.assert_array_equal(np.asarray(label.dataobj).transpose(2, 1, 0), study.label)
+
+
+def test_headers_have_geometry_and_no_text(tmp_path: Path) -> None:
+    (folder,) = write_studies(tmp_path, 1, **SMALL)
+    for path in folder.iterdir():
+        nifti = nib.load(path)
+        assert nib.aff2axcodes(nifti.affine) == ("L", "P", "S")
+        assert nifti.header.get_zooms() == (9.0, 9.5, 9.0)
+        assert nifti.header.get_xyzt_units()[0] == "mm"
+        assert int(nifti.header["qform_code"]) == int(nifti.header["sform_code"]) == 1
+        np.testing.assert_allclose(nifti.get_qform(), nifti.affine, atol=1e-4)
+        middle = (np.array(nifti.shape) - 1) / 2
+        np.testing.assert_allclose(nib.affines.apply_affine(nifti.affine, middle), 0, atol=1e-4)
+        for field in ("descrip", "aux_file", "intent_name", "db_name"):
+            assert bytes(nifti.header[field].tobytes()).strip(b"\0") == b""
+        assert not nifti.header.extensions
+
+
+def test_files_are_the_same_whatever_the_number_of_cases(tmp_path: Path) -> None:
+    many = write_studies(tmp_path / "many", 2, **SMALL)
+    (one,) = write_studies(tmp_path / "one", 1, first_case=1, **SMALL)
+    assert sorted(f.name for f in one.iterdir()) == sorted(f.name for f in many[1].iterdir())
+    for path in one.iterdir():
+        assert path.read_bytes() == (many[1] / path.name).read_bytes()
+
+
+def test_a_case_appears_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nib, "save", full_disk)
+        with pytest.raises(OSError, match="no space"):
+            write_studies(tmp_path, 1, **SMALL)
+    assert not (tmp_path / "case_000").exists()
+    assert write_studies(tmp_path, 1, **SMALL) == [tmp_path / "case_000"]
+    assert [path.name for path in tmp_path.iterdir()] == ["case_000"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"num_cases": 0}, "num_cases is 0"),
+        ({"seed": -1}, "seed -1"),
+        ({"first_case": -2}, "case -2"),
+        ({"contrasts": ()}, "at least one"),
+        ({"contrasts": ("T1", "T9")}, "T9"),
+        ({"contrasts": ("T1", "T1")}, "at most once"),
+        ({"shape": (15, 64, 64)}, "shape"),
+        ({"shape": (64, 64)}, "shape"),
+        ({"spacing": (3.0, 0.0, 3.0)}, "spacing"),
+        ({"spacing": (3.0, float("nan"), 3.0)}, "spacing"),
+        ({"spacing": (3.0, 3.0)}, "spacing"),
+        ({"availability": {"ADC": 1.0}}, "TRACE is None"),
+        ({"availability": {**AVAILABILITY, "T2": 1.5}}, "T2 is 1.5"),
+        ({"prefix": "../case"}, "prefix"),
+        ({"prefix": ""}, "prefix"),
+    ],
+)
+def test_bad_arguments_are_named_before_anything_is_written(
+    tmp_path: Path, arguments: dict[str, object], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named) as error:
+        write_studies(**{"folder": tmp_path / "raw", "num_cases": 1, **arguments})
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "raw").exists()
+
+
+def test_an_existing_case_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "case_001").mkdir()
+    with pytest.raises(ConfigError, match="case_001 exists"):
+        write_studies(tmp_path, 2, **SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["case_001"]
+
+
+def test_the_room_needs_neither_torch_nor_nnunet() -> None:
+    code = (
+        "import sys, amae_nnunet.phantom.dataset\n"
+        "print([m for m in ('torch', 'nnunetv2', 'SimpleITK') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
