@@ -1,8 +1,12 @@
 """One small data set, made of phantom studies by the real converter and the real nnU-Net."""
 
 import json
+import os
 import shutil
 from pathlib import Path
+
+# nnU-Net reads this one when it is imported.
+os.environ["nnUNet_def_n_proc"] = "1"
 
 import pytest
 import torch
@@ -33,7 +37,6 @@ def nnunet(tmp_path_factory):
         (root / name).mkdir()
         patch.setenv(f"nnUNet_{name}", str(root / name))
     patch.setenv("nnUNet_n_proc_DA", "0")
-    patch.setenv("nnUNet_def_n_proc", "1")
     patch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     yield root

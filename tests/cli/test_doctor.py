@@ -1,0 +1,134 @@
+"""The doctor, through its console script, on sound and on broken installations."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from amae_nnunet._startup import ext_trainer_folder
+from amae_nnunet.cli import doctor
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")
+
+SCRIPT = Path(sys.executable).parent / "amae-nnunet-doctor"
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+def environment(tmp_path, **changes):
+    """The environment of a sound installation, changed; None takes a variable out."""
+    env = dict(os.environ)
+    for name in FOLDERS:
+        (tmp_path / name).mkdir()
+        env[name] = str(tmp_path / name)
+    env.update({key: value for key, value in changes.items() if value is not None})
+    return {key: value for key, value in env.items() if changes.get(key, "") is not None}
+
+
+def doctor_says(env, cwd, *arguments):
+    return subprocess.run(
+        [SCRIPT, *arguments], env=env, cwd=cwd, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_ext_trainer_prints_the_folder_and_nothing_else(tmp_path):
+    answer = doctor_says(environment(tmp_path), tmp_path, "--ext_trainer")
+    assert (answer.returncode, answer.stdout) == (0, ext_trainer_folder() + "\n")
+    assert answer.stderr == ""
+
+
+@pytest.mark.parametrize("argument", ["--ext_trainer", "--help"])
+def test_answers_without_importing_torch_or_nnunet_or_numpy(tmp_path, argument):
+    env = environment(tmp_path, PYTHONPROFILEIMPORTTIME="1")
+    answer = doctor_says(env, tmp_path, argument)
+    assert answer.returncode == 0
+    imported = set(re.findall(r"\| +(\w+)$", answer.stderr, re.MULTILINE))
+    assert "argparse" in imported  # the list of imports was read
+    assert not imported & {"torch", "nnunetv2", "numpy"}
+
+
+def test_says_ok_on_every_line_of_a_sound_installation(tmp_path):
+    answer = doctor_says(environment(tmp_path), tmp_path)
+    assert answer.returncode == 0, answer.stdout
+    subjects = re.findall(r"^ok    (.+?): ", answer.stdout, re.MULTILINE)
+    assert subjects == [
+        *("python", "amae-nnunet", "torch", "nnunetv2"),
+        *FOLDERS,
+        "stock nnU-Net finds AMAETrainer",
+    ]
+    assert re.search(r"^info  GPU: \S", answer.stdout, re.MULTILINE)
+    assert answer.stderr == ""
+
+
+def test_names_each_failure_with_its_fix_and_exits_with_3(tmp_path):
+    env = environment(
+        tmp_path,
+        nnUNet_raw=None,
+        nnUNet_results=str(tmp_path / "missing"),
+        nnUNet_extTrainer=None,
+        AMAE_NNUNET_NO_STARTUP="1",
+    )
+    # What lies in the working directory is not what nnU-Net's own commands would import.
+    (tmp_path / "nnunetv2.py").write_text("raise RuntimeError('a file of the user')")
+    answer = doctor_says(env, tmp_path)
+    assert answer.returncode == 3
+    failures = [line for line in answer.stdout.splitlines() if line.startswith("FAIL")]
+    assert len(failures) == 3
+    assert failures[0].endswith("nnUNet_raw: not set. Fix: export nnUNet_raw=/path/to/nnUNet_raw")
+    assert failures[1].endswith(f"Fix: mkdir -p {tmp_path / 'missing'}")
+    assert "Could not find requested nnunet trainer AMAETrainer" in failures[2]
+    assert failures[2].endswith("Fix: export nnUNet_extTrainer=$(amae-nnunet-doctor --ext_trainer)")
+
+
+def test_a_folder_that_cannot_be_written_fails(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    assert doctor.check_folder("nnUNet_raw").ok
+
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
+    check = doctor.check_folder("nnUNet_raw")
+    assert not check.ok
+    assert str(tmp_path) in check.found
+    assert "Permission denied" in check.found
+    assert check.fix
+
+
+@pytest.mark.parametrize("found", ["2.7.9", "3.0.0", "1.9"])
+def test_a_version_out_of_bounds_fails_with_the_command_that_mends_it(monkeypatch, found):
+    monkeypatch.setattr(doctor, "version", lambda package: found)
+    check = doctor.check_version("nnunetv2")
+    assert not check.ok
+    assert check.fix == 'pip install "nnunetv2>=2.8,<3"'
+
+
+@pytest.mark.parametrize("found", ["2.8", "2.8.1", "2.15.0+cu132", "2.10rc1"])
+def test_a_version_within_bounds_passes(monkeypatch, found):
+    monkeypatch.setattr(doctor, "version", lambda package: found)
+    assert doctor.check_version("nnunetv2").ok
+
+
+def test_a_package_that_is_not_installed_fails(monkeypatch):
+    def missing(package):
+        raise doctor.PackageNotFoundError(package)
+
+    monkeypatch.setattr(doctor, "version", missing)
+    check = doctor.check_version("torch")
+    assert (check.ok, check.found) == (False, "not installed")
+
+
+def test_the_bounds_are_those_that_pip_reads():
+    pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    declared = pyproject["project"]["dependencies"]
+    for package in set(doctor.BOUNDS) - {"amae-nnunet"}:
+        assert doctor.check_version(package).ok
+        lowest, too_new = doctor.BOUNDS[package]
+        wanted = f"{package}>={'.'.join(map(str, lowest))}"
+        wanted += f",<{'.'.join(map(str, too_new))}" if too_new else ""
+        assert wanted in declared
