@@ -1,0 +1,102 @@
+import gzip
+
+import nibabel as nib
+import numpy as np
+import pytest
+from convert.studies import AFFINE, SHAPE, save, voxels
+
+from amae_nnunet.convert.nifti import image_values, label_values, open_nifti
+from amae_nnunet.errors import InputError
+
+LABELS = {"background": 0, "lesion": 1}
+
+
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
+@pytest.mark.parametrize("image_class", [nib.Nifti1Image, nib.Nifti2Image])
+def test_voxels_and_affine_come_through(tmp_path, name, image_class):
+    data = voxels().astype(">i2")
+    image = image_class(data, AFFINE)
+    image.header.set_data_dtype(">i2")
+    nib.save(image, tmp_path / name)
+    found, affine = open_nifti(tmp_path / name)
+    assert np.array_equal(found, data)
+    assert found.dtype.isnative
+    assert np.array_equal(affine, AFFINE)
+
+
+def test_a_trailing_axis_of_one_is_dropped(tmp_path):
+    found, _ = open_nifti(save(tmp_path / "x.nii.gz", voxels()[..., None, None]))
+    assert found.shape == SHAPE
+
+
+def test_a_flipped_bit_is_found_by_the_checksum(tmp_path):
+    path = save(tmp_path / "x.nii.gz", voxels())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.nii\.gz is damaged"):
+        open_nifti(path)
+
+
+def test_an_uncompressed_file_cut_short_is_found(tmp_path):
+    path = save(tmp_path / "x.nii", voxels())
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"x\.nii is damaged"):
+        open_nifti(path)
+
+
+def test_a_zip_of_no_nifti_is_found(tmp_path):
+    path = tmp_path / "x.nii.gz"
+    path.write_bytes(gzip.compress(b"no image" * 100))
+    with pytest.raises(InputError, match="no NIfTI header"):
+        open_nifti(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        (np.array([0, 255], np.uint8), np.int16),
+        (np.array([-32768, 32767], np.int32), np.int16),
+        (np.array([0, 40000], np.uint16), np.float32),
+        (np.array([0, 2**20], np.int64), np.float32),
+        (np.array([0.0, 1.0], np.float64), np.float32),
+    ],
+)
+def test_image_types(values, dtype):
+    found = image_values(values, "x")
+    assert found.dtype == dtype
+    assert np.array_equal(found, values)
+
+
+@pytest.mark.parametrize("values", [[0.0, 1e39], [0.0, 1e-50]])
+def test_values_that_do_not_fit_float32_are_refused(values):
+    with pytest.raises(InputError, match="do not fit 32 bits"):
+        image_values(np.array(values), "x")
+
+
+@pytest.mark.parametrize("value", [0, 7])
+def test_a_constant_image_is_refused(value):
+    with pytest.raises(InputError, match=f"x has the value {value} everywhere"):
+        image_values(np.full(SHAPE, value, np.int16), "x")
+
+
+def test_float_labels_are_rounded():
+    found = label_values(np.array([0.0004, 0.9996, 1.0]), LABELS, "x")
+    assert found.dtype == np.uint8
+    assert found.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "listed"),
+    [
+        (np.array([0, 4, 9], np.int16), "4, 9 that"),
+        (np.array([0, 0.5, 1.0]), "0.5 that"),
+        (np.array([0, 256], np.int16), "256 that"),
+        (np.array([-1, 0], np.int16), "-1 that"),
+        (np.arange(9, dtype=np.int16), "2, 3, 4, 5, 6, ... that"),
+    ],
+)
+def test_unknown_labels_are_listed(values, listed):
+    with pytest.raises(InputError) as caught:
+        label_values(values, LABELS, "x")
+    assert f"x has label values {listed}" in str(caught.value)

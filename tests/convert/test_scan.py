@@ -1,0 +1,118 @@
+import pytest
+from convert.studies import make_case, save, voxels, write_template
+
+from amae_nnunet.convert.scan import case_id, scan
+from amae_nnunet.convert.template import load_template
+from amae_nnunet.errors import InputError
+
+
+@pytest.fixture
+def template(tmp_path):
+    return load_template(str(write_template(tmp_path)))
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    return folder
+
+
+def only(root, template):
+    (case,) = scan(root, template)
+    return case
+
+
+def test_files_are_found_below_the_case_and_by_any_case(root, template):
+    save(root / "a" / "anat" / "flair.NII.GZ", voxels())
+    save(root / "a" / "t1ce.nii", voxels())
+    (root / "a" / "notes.txt").write_text("no image")
+    save(root / "a" / "other.nii.gz", voxels())
+    case = only(root, template)
+    assert case.contrasts == {"FLAIR": "anat/flair.NII.GZ", "T1CE": "t1ce.nii"}
+    assert (case.label, case.unmatched, case.problem) == (None, ("other.nii.gz",), "")
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("Case 1 (old)", "Case-1--old-"),
+        ("x_0001", "x_0001"),
+        ("..x", "x"),
+        ("Ünal", "nal"),
+        ("x_seg", "x_seg_"),
+        ("é", "case"),
+    ],
+)
+def test_case_ids(name, case):
+    assert case_id(name) == case
+
+
+@pytest.mark.parametrize(("one", "two"), [("a b", "a-b"), ("Case", "case")])
+def test_the_second_case_of_one_name_fails(root, template, one, two):
+    make_case(root, one)
+    make_case(root, two)
+    first, second = scan(root, template)
+    assert first.problem == ""
+    assert second.problem == f"folder {two} gets the same name as {one}: rename one of them"
+
+
+def test_two_files_of_one_contrast_are_ambiguous(root, template):
+    make_case(root, "a")
+    save(root / "a" / "old" / "T1.nii", voxels())
+    assert only(root, template).problem.startswith("T1 is ambiguous (T1.nii.gz, old/T1.nii)")
+
+
+def test_a_file_of_two_contrasts_is_refused(root, tmp_path):
+    make_case(root, "a")
+    greedy = {"T1": ["T1*"], "FLAIR": ["FLAIR*"], "T1CE": ["T1CE*"]}
+    template = load_template(str(write_template(tmp_path, contrasts=greedy)))
+    assert "T1CE.nii.gz fits T1 and T1CE" in only(root, template).problem
+
+
+def test_what_is_missing_is_named(root, template):
+    make_case(root, "a", contrasts=("T1",))
+    assert only(root, template).problem == (
+        "no FLAIR (required): add a file named like FLAIR.nii*, or remove the case"
+    )
+
+
+def test_a_case_without_any_contrast_fails_though_none_is_required(root, tmp_path):
+    (root / "a").mkdir()
+    template = load_template(str(write_template(tmp_path, required=[])))
+    assert only(root, template).problem.startswith("no contrast at all: add a file named like T1")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "case"])
+def test_links_out_of_the_input_are_refused(root, tmp_path, template, kind):
+    outside = make_case(tmp_path / "outside", "b")
+    if kind == "case":
+        (root / "a").symlink_to(outside)
+    else:
+        make_case(root, "a", contrasts=("FLAIR",))
+        link = {"file": "T1.nii.gz", "folder": "more"}[kind]
+        (root / "a" / link).symlink_to(outside / "T1.nii.gz" if kind == "file" else outside)
+    problem = only(root, template).problem
+    assert problem.endswith("is a link out of the input folder: copy the files into it")
+    assert str(tmp_path) not in problem
+
+
+def test_links_inside_the_input_are_followed_without_a_loop(root, template):
+    make_case(root, "a")
+    (root / "a" / "again").symlink_to(root / "a")
+    (root / "b").mkdir()
+    (root / "b" / "FLAIR.nii.gz").symlink_to(root / "a" / "FLAIR.nii.gz")
+    assert [case.problem for case in scan(root, template)] == ["", ""]
+
+
+def test_a_link_to_nothing_is_named(root, template):
+    make_case(root, "a", contrasts=("FLAIR",))
+    (root / "a" / "T1.nii.gz").symlink_to(root / "gone.nii.gz")
+    assert only(root, template).problem.startswith("a/T1.nii.gz is a link to nothing")
+
+
+def test_a_raw_folder_must_hold_folders(root, template):
+    with pytest.raises(InputError, match="has no folder in it"):
+        scan(root, template)
+    with pytest.raises(InputError, match="is not a folder"):
+        scan(root / "gone", template)

@@ -1,0 +1,90 @@
+import json
+
+import pytest
+from convert.studies import TEMPLATE, write_template
+
+from amae_nnunet.contrasts import PAPER_CONTRASTS
+from amae_nnunet.convert.template import load_template, matches
+from amae_nnunet.errors import ConfigError
+
+
+def contrast_of(template, name):
+    everything = {**template.contrasts, "label": template.label_patterns}
+    return [key for key, patterns in everything.items() if matches(name, patterns)]
+
+
+def test_the_shipped_templates():
+    lgg, infarct = load_template("LGG"), load_template("Infarct")
+    assert tuple(lgg.contrasts) == ("T1", "FLAIR", "T1CE")
+    assert lgg.required == ("FLAIR",)
+    assert lgg.labels == {"background": 0, "abnormality": 1}
+    assert tuple(infarct.contrasts) == PAPER_CONTRASTS
+    assert infarct.required == ("ADC", "TRACE")
+    assert infarct.labels == {"background": 0, "infarct": 1}
+
+
+@pytest.mark.parametrize(
+    ("template", "name", "contrast"),
+    [
+        ("LGG", "T1.nii.gz", "T1"),
+        ("LGG", "t1ce.NII.gz", "T1CE"),
+        ("LGG", "x_t1ce.nii.gz", "T1CE"),
+        ("LGG", "anat/x_flair.nii", "FLAIR"),
+        ("LGG", "BraTS-GLI-1-000-t1c.nii.gz", "T1CE"),
+        ("LGG", "BraTS-GLI-1-000-t1n.nii.gz", "T1"),
+        ("LGG", "seg.nii.gz", "label"),
+        ("Infarct", "sub-1_ses-1_adc.nii.gz", "ADC"),
+        ("Infarct", "sub-1_rec-TRACE_dwi.nii.gz", "TRACE"),
+        ("Infarct", "sub-1_T2starw.nii.gz", "GRE"),
+        ("Infarct", "sub-1_T2w.nii.gz", "T2"),
+        ("Infarct", "sub-1_FLAIR.nii.gz", "FLAIR"),
+        ("Infarct", "sub-1_msk.nii.gz", "label"),
+    ],
+)
+def test_a_name_fits_one_contrast_only(template, name, contrast):
+    assert contrast_of(load_template(template), name) == [contrast]
+
+
+def test_the_digest_follows_content_and_channel_order(tmp_path):
+    first = load_template(str(write_template(tmp_path))).digest
+    assert load_template(str(write_template(tmp_path))).digest == first
+    turned = dict(reversed(TEMPLATE["contrasts"].items()))
+    assert load_template(str(write_template(tmp_path, contrasts=turned))).digest != first
+    assert load_template(str(write_template(tmp_path, required=[]))).digest != first
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"colour": 1}, "the keys must be"),
+        ({"name": "../x"}, "name '../x'"),
+        ({"contrasts": {}}, "no contrast is named"),
+        ({"contrasts": ["T1"]}, "contrasts must be an object"),
+        ({"contrasts": {"T 1": ["a"]}}, "contrast name 'T 1'"),
+        ({"contrasts": {"CT": ["a"]}, "required": []}, "would not z-score"),
+        ({"contrasts": {"T1": "T1.nii"}, "required": []}, "T1: patterns must be a list"),
+        ({"contrasts": {"T1": []}, "required": []}, "T1: patterns must be a list"),
+        ({"required": ["SWI"]}, "required must list contrasts of T1, FLAIR, T1CE"),
+        ({"required": "T1"}, "required must list"),
+        ({"label": None}, "label must have the keys"),
+        ({"label": {"patterns": ["a"], "labels": {"lesion": 1}}}, "with background 0"),
+        ({"label": {"patterns": ["a"], "labels": {"background": 0, "x": 2}}}, "without a gap"),
+        ({"label": {"patterns": ["a"], "labels": {"background": 0, "x": 1.0}}}, "whole number"),
+    ],
+)
+def test_a_wrong_template_is_refused(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_template(str(write_template(tmp_path, **changes)))
+    assert str(caught.value).startswith("template tiny.json: ")
+
+
+def test_no_template_names_the_known_ones(tmp_path):
+    with pytest.raises(ConfigError, match="give a path or one of Infarct, LGG"):
+        load_template("Nothing")
+    broken = tmp_path / "x.json"
+    broken.write_text("{")
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        load_template(str(broken))
+    broken.write_text(json.dumps([1]))
+    with pytest.raises(ConfigError, match="the keys must be"):
+        load_template(str(broken))

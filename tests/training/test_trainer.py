@@ -1,0 +1,250 @@
+import copy
+import json
+import multiprocessing
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATASET, TINY
+
+from amae_nnunet.cli import configure
+from amae_nnunet.errors import AMAEError, CheckpointError, ConfigError, ContrastError
+from amae_nnunet.networks.checkpoint import read_checkpoint
+from amae_nnunet.networks.unetr import UNETR, AdaptiveUNETR
+from amae_nnunet.training import trainer as trainers
+
+CPU = torch.device("cpu")
+KINDS = ["AMAETrainer", "AMAETrainerNoPretraining", "AMAETrainerUNETR",
+         "AMAETrainerUNETRNoPretraining"]  # fmt: skip
+
+
+@pytest.fixture
+def make(nnunet, tiny_plans):
+    """Make a trainer as nnUNetv2_train does, with its plans changed on the way."""
+
+    def make(kind="AMAETrainerNoPretraining", configuration=tiny_plans, change=None, plans=None):
+        folder = nnunet / "preprocessed" / DATASET
+        plans = json.loads((folder / f"{plans or 'AMAEPlans'}.json").read_text())
+        if change:
+            change(plans["configurations"])
+        plans["continue_training"] = False
+        dataset_json = json.loads((folder / "dataset.json").read_text())
+        return getattr(trainers, kind)(plans, configuration, 0, dataset_json, CPU)
+
+    return make
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_network_and_the_values_come_from_the_plans(make, kind):
+    trainer = make(kind)
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch) == (2, 2)
+    assert (trainer.initial_lr, trainer.weight_decay) == (1e-4, 0.05)
+    trainer.initialize()
+    assert type(trainer.network) is (UNETR if "UNETR" in kind else AdaptiveUNETR)
+    assert trainer.network.config.embed_dim == 12
+    assert trainer.network.config.contrasts == ("ADC", "TRACE", "T2")
+
+
+def test_stock_plans_work_with_the_papers_values(make):
+    trainer = make(configuration="3d_fullres", plans="nnUNetPlans")
+    trainer.initialize()
+    assert trainer.network.config.embed_dim == 768
+    assert trainer.num_epochs == 200
+    saved = trainer.plans_manager.plans["configurations"]["3d_fullres"]["amae"]
+    assert saved["contrasts"] == ["ADC", "TRACE", "T2"]
+
+
+def test_norms_biases_and_embeddings_do_not_decay(make):
+    trainer = make()
+    trainer.initialize()
+    decaying, spared = trainer.optimizer.param_groups
+    assert (decaying["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
+    names = {id(p): name for name, p in trainer.network.named_parameters()}
+    assert len(names) == len(decaying["params"]) + len(spared["params"])
+    spared = {names[id(p)] for p in spared["params"]}
+    assert {"encoder.norm.weight", "encoder.blocks.0.attn.qkv.bias",
+            "encoder.contrast_embed.weight"} <= spared  # fmt: skip
+    assert not any("qkv.weight" in name or "conv1.weight" in name for name in spared)
+
+
+@pytest.mark.parametrize("loss", ["dice", "dice_ce"])
+def test_loss_is_dice_with_cross_entropy_as_the_switch(make, loss):
+    def change(configurations):
+        configurations["tiny"]["amae"]["training"]["loss"] = loss
+
+    trainer = make(change=change)
+    trainer.initialize()
+    logits = torch.randn(2, 2, 4, 8, 8)
+    target = torch.randint(0, 2, (2, 1, 4, 8, 8)).float()
+    dice = trainer.loss.dc(logits, target)
+    ce = torch.nn.functional.cross_entropy(logits, target[:, 0].long())
+    expected = dice + ce if loss == "dice_ce" else dice
+    torch.testing.assert_close(trainer.loss(logits, target), expected)
+
+
+@pytest.mark.parametrize("kind", ["AMAETrainer", "AMAETrainerUNETR"])
+def test_a_new_training_starts_from_the_checkpoint(make, pretrained, kind):
+    trainer = make(kind)
+    trainer.on_train_start()
+    weights = read_checkpoint(pretrained).tensors
+    for name, value in trainer.network.encoder.blocks.state_dict().items():
+        assert torch.equal(value, weights[f"encoder.blocks.{name}"])
+    assert "loaded the pre-trained encoder" in Path(trainer.log_file).read_text()
+    saved = json.loads(Path(trainer.output_folder_base, "plans.json").read_text())
+    assert saved["configurations"]["tiny"]["amae"]["model"]["embed_dim"] == 12
+
+
+def test_without_pretraining_the_checkpoint_is_not_touched(make, pretrained):
+    trainer = make("AMAETrainerNoPretraining")
+    trainer.on_train_start()
+    weights = read_checkpoint(pretrained).tensors["encoder.blocks.0.attn.qkv.weight"]
+    assert not torch.equal(trainer.network.encoder.blocks[0].attn.qkv.weight, weights)
+
+
+def test_a_continued_training_never_asks_for_the_checkpoint(make, nnunet):
+    assert configure.main(["950", "3d_fullres", "--name", "lonely", *TINY]) == 0
+    trainer = make("AMAETrainer", "lonely")
+    trainer.current_epoch = 1
+    trainer.on_train_start()
+
+
+def test_a_missing_checkpoint_names_the_ways_out(make, nnunet):
+    assert configure.main(["950", "3d_fullres", "--name", "lonely", *TINY]) == 0
+    with pytest.raises(CheckpointError) as caught:
+        make("AMAETrainer", "lonely").on_train_start()
+    message = str(caught.value)
+    assert "amae-nnunet-pretrain 950 lonely -p AMAEPlans" in message
+    assert "amae-nnunet-configure --checkpoint" in message
+    assert "-tr AMAETrainerNoPretraining" in message
+
+
+def test_a_checkpoint_named_in_the_plans_is_used_and_its_place_is_not_saved(
+    make, pretrained, nnunet
+):
+    words = ["950", "3d_fullres", "-o", "NamedPlans", "--checkpoint", str(pretrained)]
+    assert configure.main(words) == 0
+    trainer = make("AMAETrainer", "3d_fullres", plans="NamedPlans")
+    trainer.on_train_start()
+    saved = Path(trainer.output_folder_base, "plans.json").read_text()
+    assert "checkpoint_final.safetensors" in saved
+    assert "AMAEPretraining__" not in saved
+
+    def change(configurations):
+        configurations["3d_fullres"]["amae"]["checkpoint"]["sha256"] = "0" * 64
+
+    with pytest.raises(CheckpointError, match="is not the one that NamedPlans was made for"):
+        make("AMAETrainer", "3d_fullres", change, "NamedPlans").on_train_start()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda c: c["tiny"].update(patch_size=[32, 32]), ConfigError, "2d configuration"),
+        (
+            lambda c: c["tiny"].update(normalization_schemes=["CTNormalization"] * 3),
+            ConfigError,
+            "CTNormalization breaks the rule",
+        ),
+        (lambda c: c["tiny"].update(previous_stage="3d_lowres"), NotImplementedError, "cascade"),
+        (
+            lambda c: c["tiny"]["amae"].update(contrasts=["ADC", "T2", "TRACE"]),
+            ContrastError,
+            "plans are for contrasts ADC, T2, TRACE but dataset.json has ADC, TRACE, T2",
+        ),
+        (lambda c: c["tiny"]["amae"]["model"].update(widht=3), ConfigError, "unknown key 'widht'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(make, change, error, message):
+    with pytest.raises(error, match=message):
+        make(change=change)
+
+
+def test_absent_contrasts_stay_zero_in_every_training_batch(make, dataset):
+    trainer = make()
+    trainer.initialize()
+    training, _ = trainer.get_dataloaders()
+    present = {}
+    for case, (data, *_) in ((k, training.data_loader._data.load_case(k))
+                             for k in training.data_loader._data.identifiers):  # fmt: skip
+        present[case] = np.any(data[:], axis=(1, 2, 3))
+    assert len({tuple(flags) for flags in present.values()}) == 2
+    for _ in range(60):
+        batch = next(training)
+        found = (batch["data"] != 0).flatten(2).any(dim=2).numpy()
+        for flags, case in zip(found, batch["keys"], strict=True):
+            assert not (flags & ~present[case]).any()
+
+
+def test_a_missing_channel_in_the_data_is_named_with_its_case(make, nnunet, tmp_path):
+    from amae_nnunet.contrasts import ContrastRecord
+
+    folder = nnunet / "raw" / DATASET
+    true = ContrastRecord.read(folder)
+    false = copy.deepcopy(true)
+    case = next(iter(false.cases))
+    false.add(case, (False, True, not true.cases[case].present[2]), "train", "")
+    false.write(folder)
+    try:
+        with pytest.raises(AMAEError, match=f"case {case}: contrasts.json says"):
+            make().on_train_start()
+    finally:
+        true.write(folder)
+
+
+def test_a_case_with_too_few_channels_cannot_be_predicted(make):
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    trainer = make()
+    trainer.initialize()
+    predictor = nnUNetPredictor(use_mirroring=False, device=CPU, perform_everything_on_device=False)
+    predictor.manual_initialization(
+        trainer.network, trainer.plans_manager, trainer.configuration_manager, None,
+        trainer.dataset_json, "AMAETrainer", None,
+    )  # fmt: skip
+    with pytest.raises(ContrastError, match=r"2 channels .* 3 contrasts \(ADC, TRACE, T2\)"):
+        predictor.predict_sliding_window_return_logits(torch.randn(2, 16, 32, 32))
+
+
+def _module_of(kind):
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    return recursive_find_trainer_class_by_name(kind).__module__
+
+
+def test_trainers_pickle_and_resolve_in_a_spawned_process():
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(_module_of, KINDS) == ["amae_nnunet.training.trainer"] * 4
+    for kind in KINDS:
+        cls = getattr(trainers, kind)
+        assert pickle.loads(pickle.dumps(cls)) is cls
+
+
+def test_a_training_runs_and_its_model_folder_predicts_elsewhere_without_the_checkpoint(
+    make, pretrained, nnunet, tmp_path
+):
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    trainer = make("AMAETrainer")
+    trainer.run_training()
+    folder = tmp_path / "moved"
+    shutil.copytree(trainer.output_folder_base, folder)
+    hidden = pretrained.rename(pretrained.with_suffix(".hidden"))
+    try:
+        predictor = nnUNetPredictor(
+            use_mirroring=False, device=CPU, perform_everything_on_device=False
+        )
+        predictor.initialize_from_trained_model_folder(str(folder), (0,), "checkpoint_final.pth")
+        x = torch.randn(3, 16, 32, 32)
+        x[2] = 0
+        logits = predictor.predict_logits_from_preprocessed_data(x)
+    finally:
+        hidden.rename(pretrained)
+    trainer.network.eval()
+    with torch.no_grad():
+        expected = trainer.network(x[None])[0]
+    assert logits.shape == (2, 16, 32, 32)
+    inside = (slice(None), slice(4, 12), slice(8, 24), slice(8, 24))  # corners are rounded to half
+    torch.testing.assert_close(logits.float()[inside], expected[inside], rtol=1e-2, atol=1e-2)
