@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -43,10 +44,15 @@ def run(
     )
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     try:
-        return body(args) or 0
+        code = body(args) or 0
+        sys.stdout.flush()
+        return code
     except AMAEError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # the reader, "head" say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return 130

@@ -49,13 +49,19 @@ def _configure(args: argparse.Namespace) -> None:
 
     settings = parse_settings(args.settings)
     name = dataset_name(args.dataset)
-    written = nnunet_folder("nnUNet_preprocessed") / name / f"{args.output}.json"
-    source = args.output if written.exists() else args.plans
+    own = nnunet_folder("nnUNet_preprocessed") / name / f"{args.output}.json"
+    source = args.output if own.exists() else args.plans
     dataset = PreprocessedDataset.open(name, args.configuration, source)
     pretrained = _pretrained(args.checkpoint) if args.checkpoint else None
     path = configure(dataset, settings, args.name, args.output, pretrained)
     number, configuration = name[7:10], args.name or args.configuration
     print(f"wrote {path}")
+    written = PreprocessedDataset.open(name, configuration, args.output)
+    model = written.block.model_config(written.configuration)
+    token = "x".join(map(str, model.token_size))
+    print(
+        f"{model.num_tokens} tokens of {token} voxels a contrast, {model.num_contrasts} contrasts"
+    )
     if "spacing" in settings["nnunet"]:
         print(f"next: nnUNetv2_preprocess -d {number} -plans_name {args.output} -c {configuration}")
     elif pretrained:

@@ -62,6 +62,9 @@ def good(tmp_path_factory):
     other = AFFINE @ np.diag([0.5, 0.5, 0.5, 1])
     other[:3, 3] -= (-1, -1, 1)
     save(folder / "raw" / "own grid" / "T1.nii.gz", voxels(5, (30, 26, 24)), other)
+    nearly = AFFINE.copy()
+    nearly[0, 3] += 0.001
+    save(folder / "raw" / "own grid" / "T1CE.nii.gz", voxels(6), nearly)
     with_text(folder / "raw" / "full" / "T1.nii.gz")
     with_text(folder / "raw" / "full" / "seg.nii.gz")
     make_case(folder / "raw_test", "labeled")
@@ -145,8 +148,10 @@ def test_voxels_are_those_of_the_input_and_absent_ones_exactly_zero(good):
 
 def test_a_label_stored_in_another_orientation_comes_back_unchanged(tmp_path):
     make_case(tmp_path / "raw", "a")
+    nearly = AFFINE.copy()
+    nearly[0, 3] += 0.001  # within the tolerance: the label's place, not the images', is kept
     for axes in ("RAS", "SAR"):
-        label = nib.Nifti1Image(lesion(), AFFINE)
+        label = nib.Nifti1Image(lesion(), nearly)
         turn = orientations.ornt_transform(
             orientations.io_orientation(AFFINE), orientations.axcodes2ornt(axes)
         )
@@ -156,8 +161,9 @@ def test_a_label_stored_in_another_orientation_comes_back_unchanged(tmp_path):
             raw_folder=tmp_path / "out",
         )
         assert done.returncode == 0
-        written = load(tmp_path / "out" / "Dataset001_Tiny" / "labelsTr" / "a.nii.gz")[0]
+        written, affine = load(tmp_path / "out" / "Dataset001_Tiny" / "labelsTr" / "a.nii.gz")
         assert np.array_equal(written, lesion())  # AFFINE is LPS already
+        assert np.abs(affine - nearly).max() < 1e-5
 
 
 def test_all_files_of_a_case_have_the_same_geometry_to_the_bit(good):
@@ -359,7 +365,8 @@ def test_inference_inputs(tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"next: nnUNetv2_predict -i {tmp_path / 'in'}" in done.stdout
     images = [f"a_{channel:04d}.nii.gz" for channel in range(3)]
-    assert [name for name in tree(tmp_path / "in") if name.endswith(".gz")] == images
+    records = ["cases.jsonl", "contrasts.json", "failures.jsonl"]
+    assert tree(tmp_path / "in") == sorted(images + records)
     assert ContrastRecord.read(tmp_path / "in").names_present("a") == ("T1", "FLAIR")
     assert not load(tmp_path / "in" / "a_0002.nii.gz")[0].any()
     assert command(*arguments).stdout.startswith("in: 0 done, 1 skipped, 0 failed")
@@ -380,6 +387,14 @@ def test_dry_run_writes_nothing(tmp_path):
         "case bb: no FLAIR (required): add a file named like FLAIR.nii*, or remove the case",
     ]
     assert tree(tmp_path) == sorted([*before, "tiny.json"])
+
+
+def test_dry_run_asks_for_labels_only_where_they_are_used(tmp_path):
+    make_case(tmp_path / "raw", "a", label=False)
+    arguments = ("-i", tmp_path / "raw", "-t", write_tiny(tmp_path), "--dry_run")
+    assert "case a: no label" in command(*arguments).stdout
+    assert command(*arguments, "-o", tmp_path / "in").returncode == 0
+    assert not (tmp_path / "in").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures.process import BrokenProcessPool
@@ -52,6 +53,8 @@ def training_cases(target):
 def test_what_is_done_is_skipped_and_what_changed_is_redone(go, raw, target):
     assert go() == (2, 0, 0)
     assert go() == (0, 2, 0)
+    os.utime(raw / "a" / "seg.nii.gz", ns=(1, 1))
+    assert go() == (1, 1, 0)
     (target.images / "a_0001.nii.gz").unlink()
     assert go() == (1, 1, 0)
     save(raw / "b" / "T1.nii.gz", voxels(9))
@@ -83,7 +86,11 @@ def test_a_failed_case_is_retried_and_its_old_files_are_gone(go, raw, target):
     assert training_cases(target) == 2
 
 
-def test_an_interruption_between_two_files_leaves_nothing_half(go, raw, target, monkeypatch):
+@pytest.mark.parametrize("again", [False, True])
+def test_an_interruption_between_two_files_leaves_nothing_half(go, raw, target, monkeypatch, again):
+    if again:
+        go()
+        save(raw / "b" / "T1.nii.gz", voxels(9))
     real = os.replace
 
     def interrupt(source, goal):
@@ -97,8 +104,9 @@ def test_an_interruption_between_two_files_leaves_nothing_half(go, raw, target, 
         go()
     assert (target.images / "b_0000.nii.gz").exists()
     monkeypatch.undo()
-    (raw / "b" / "FLAIR.nii.gz").unlink()  # so that b is not simply written again
-    assert go() == (0, 1, 1)
+    shutil.rmtree(raw / "b")  # so that b is not simply written again
+    assert go() == (0, 1, 0)
+    assert list(ContrastRecord.read(target.folder).cases) == ["a"]
     assert [name for name in tree(target.folder) if "/b" in name] == []
     assert not (target.folder / ".amae_tmp").exists()
     assert training_cases(target) == 1

@@ -1,0 +1,1 @@
+"""What predictions are worth: scores for subsets of contrasts, and pictures of them."""

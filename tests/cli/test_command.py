@@ -1,0 +1,56 @@
+import subprocess
+import sys
+
+import pytest
+
+from amae_nnunet.cli.command import new_parser, run
+from amae_nnunet.errors import EXIT_CODES, AMAEError, CheckpointError, ConfigError, InputError
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(AMAEError("x"), 1), (ConfigError("x"), 2), (InputError("x"), 3), (CheckpointError("x"), 5),
+     (KeyboardInterrupt(), 130)],
+)  # fmt: skip
+def test_an_error_of_the_users_is_one_line_and_its_code(error, code, capsys):
+    def body(_args):
+        raise error
+
+    assert run(new_parser("tool", "does things"), body, []) == code
+    assert capsys.readouterr().err.count("\n") == 1
+    assert code in EXIT_CODES
+
+
+def test_an_unexpected_error_keeps_its_traceback():
+    def body(_args):
+        raise KeyError("surprise")
+
+    with pytest.raises(KeyError):
+        run(new_parser("tool", "does things"), body, [])
+
+
+def test_help_lists_the_exit_codes_and_options_may_stand_among_positionals(capsys):
+    parser = new_parser("tool", "does things")
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--name")
+    seen = []
+    assert run(parser, seen.append, ["a", "--name", "n", "b"]) == 0
+    assert (seen[0].words, seen[0].name) == (["a", "b"], "n")
+    with pytest.raises(SystemExit):
+        run(parser, seen.append, ["--help"])
+    assert "wrong or unsafe checkpoint" in capsys.readouterr().out
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    code = (
+        "import sys; from amae_nnunet.cli.command import new_parser, run\n"
+        "sys.exit(run(new_parser('t', ''), lambda a: print('line\\n' * 100000), []))"
+    )
+    tool = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    tool.stdout.readline()
+    tool.stdout.close()
+    assert tool.stderr.read() == b""
+    tool.stderr.close()
+    assert tool.wait() == 0
