@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Set up a virtual environment in .venv and run every check: style, types, fast tests, slow tests.
+#
+#   bash scripts/test.sh          everything (about half an hour on two cores)
+#   bash scripts/test.sh fast     without the end-to-end tests (minutes)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ -x .venv/bin/python ] || python3 -m venv .venv
+.venv/bin/python -m pip install --quiet --editable '.[dev]'
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+.venv/bin/python -m pytest --durations=5
+[ "${1:-all}" = fast ] || .venv/bin/python -m pytest -m slow --durations=10
