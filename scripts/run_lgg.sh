@@ -29,7 +29,7 @@ once convert amae-nnunet-convert -i "$data" -d 501 -n LGG -t LGG
 once plan nnUNetv2_plan_and_preprocess -d 501 -c 3d_fullres --verify_dataset_integrity -np 2
 once configure amae-nnunet-configure 501 3d_fullres --name half spacing=5.16,1.875,1.875 \
     patch_size=16,64,64 batch_size=2 num_strides=3 embed_dim=128 depth=4 feature_size=8 \
-    decoder_embed_dim=96 decoder_depth=2 num_epochs=20 iterations_per_epoch=50 \
+    decoder_embed_dim=96 decoder_depth=2 num_epochs=10 iterations_per_epoch=30 \
     val_iterations_per_epoch=10 lr=0.001 loss=dice_ce pretraining.num_epochs=200 \
     pretraining.lr=0.001 schedule=cosine
 once preprocess nnUNetv2_preprocess -d 501 -plans_name AMAEPlans -c half -np 2

@@ -38,11 +38,10 @@ def run(
     """
     args = parser.parse_intermixed_args(argv)
     logging.basicConfig(
-        level=logging.DEBUG if args.verbose else logging.INFO,
         format="%(asctime)s %(name)s: %(message)s" if args.verbose else "%(message)s",
         stream=sys.stderr,
     )
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    logging.getLogger("amae_nnunet").setLevel(logging.DEBUG if args.verbose else logging.INFO)
     try:
         code = body(args) or 0
         sys.stdout.flush()
