@@ -1,7 +1,7 @@
 """``amae-nnunet-demo``: the whole path on synthetic studies, in minutes on a CPU.
 
 Makes studies in which contrasts are missing, converts, plans, pre-trains, trains and predicts, each
-with the command that one would type, and ends with a table and a picture. It learns the commands
+with the command that one would type, and ends with a table and a picture. It shows the commands
 and proves the installation; its scores say nothing about real data.
 """
 
@@ -28,19 +28,18 @@ SUBSETS = {
     "all": ("ADC", "TRACE", "T2", "FLAIR"),
     "no_T2": ("ADC", "TRACE", "FLAIR"),
     "required": ("ADC", "TRACE"),
-    "only_ADC": ("ADC",),
 }
 TEMPLATE = {
     "name": "Demo",
     "description": "Synthetic acute infarcts",
     "contrasts": {name: [f"{name}.nii.gz"] for name in SUBSETS["all"]},
-    "required": ["ADC"],
+    "required": ["ADC", "TRACE"],
     "label": {"patterns": ["seg.nii.gz"], "labels": {"background": 0, "infarct": 1}},
 }
 SETTINGS = (
     "num_strides=3 embed_dim=96 depth=4 feature_size=8 decoder_embed_dim=96 decoder_depth=2 "
-    "num_epochs=8 iterations_per_epoch=50 val_iterations_per_epoch=4 lr=0.002 loss=dice_ce "
-    "batch_size=2 pretraining.num_epochs=60 pretraining.lr=0.001 schedule=cosine"
+    "num_epochs=5 iterations_per_epoch=50 val_iterations_per_epoch=4 lr=0.002 loss=dice_ce "
+    "batch_size=2 pretraining.num_epochs=30 pretraining.lr=0.001 schedule=cosine"
 )
 
 
