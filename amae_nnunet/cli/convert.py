@@ -79,7 +79,8 @@ def _body(args: argparse.Namespace) -> int:
     )
     for name, count in summary.present.items():
         print(f"  {name:<8}{count:>6} cases")
-    print(f"next: {_next(args)}")
+    if args.split != "unlabeled":  # a data set of its own, which no stage of this version reads yet
+        print(f"next: {_next(args)}")
     return _FAILED if summary.failed else 0
 
 
@@ -87,8 +88,6 @@ def _next(args: argparse.Namespace) -> str:
     if args.output:
         model = "-d DATASET -c 3d_fullres -tr AMAETrainer"
         return f"nnUNetv2_predict -i {args.output} -o PREDICTIONS {model}"
-    if args.split == "unlabeled":
-        return f"amae-nnunet-pretrain LABELED 3d_fullres --unlabeled {args.dataset}"
     return (
         f"nnUNetv2_plan_and_preprocess -d {args.dataset} -c 3d_fullres --verify_dataset_integrity"
     )
