@@ -70,6 +70,16 @@ def test_studies_of_a_batch_do_not_touch_each_other(config):
     torch.testing.assert_close(network(x), alone, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of torch, on itself
+def test_a_compiled_network_gives_the_same_whatever_is_present(config):
+    """nnU-Net compiles the whole network on CUDA."""
+    network = shake(AdaptiveUNETR(config, 2))
+    compiled = torch.compile(network, backend="eager")
+    for presence in (["101", "111"], ["111", "111"], ["010", "100"], ["000", "110"]):
+        x, _ = studies(config, presence)
+        torch.testing.assert_close(compiled(x), network(x), rtol=1e-12, atol=1e-12)
+
+
 def test_each_present_contrast_matters_and_absent_ones_cannot(config):
     network = shake(AdaptiveUNETR(config, 2))
     x, _ = studies(config, ["101"])
