@@ -27,7 +27,10 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
-    parser = new_parser("amae-nnunet-configure", __doc__ or "", EPILOG)
+    description = (
+        "Set values of the model, the training and nnU-Net itself in a plans file of our own."
+    )
+    parser = new_parser("amae-nnunet-configure", description, EPILOG)
     parser.add_argument("dataset", help="number or name of the data set")
     parser.add_argument("configuration", help="configuration to start from, e.g. 3d_fullres")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="values to set")

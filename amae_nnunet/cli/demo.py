@@ -85,7 +85,8 @@ def stages(num_threads: int) -> list[Stage]:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
-    parser = new_parser("amae-nnunet-demo", __doc__ or "")
+    description = (__doc__ or "").partition("\n\n")[2]
+    parser = new_parser("amae-nnunet-demo", description)
     parser.add_argument(
         "-o",
         dest="folder",

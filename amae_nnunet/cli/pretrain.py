@@ -17,7 +17,8 @@ example:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
-    parser = new_parser("amae-nnunet-pretrain", __doc__ or "", EPILOG)
+    description = "Pre-train the encoder as a masked autoencoder on preprocessed studies."
+    parser = new_parser("amae-nnunet-pretrain", description, EPILOG)
     parser.add_argument("dataset", help="number or name of the data set")
     parser.add_argument("configuration", help="configuration of the plans, e.g. 3d_fullres")
     parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans to use")

@@ -97,3 +97,14 @@ def test_every_parameter_learns(config):
     x, present = studies(config, PRESENCE)
     run(model, x, present).loss.backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_mixed_precision_stays_close(config):
+    torch.set_default_dtype(torch.float32)
+    model = AdaptiveMAE(config)
+    x, present = studies(config, PRESENCE)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = run(model, x, present)
+    output.loss.backward()
+    assert output.loss.item() == pytest.approx(run(model, x, present).loss.item(), rel=0.02)
+    model.reconstruct(output, x)

@@ -120,3 +120,16 @@ def test_a_wrong_number_of_channels_is_named(config, kind):
         network(torch.randn(1, 2, *config.patch_size))
     with pytest.raises(ValueError, match="expected a patch"):
         network(torch.randn(1, 3, 2, 8, 8))
+
+
+@pytest.mark.parametrize("kind", [AdaptiveUNETR, UNETR])
+def test_mixed_precision_stays_close(config, kind):
+    torch.set_default_dtype(torch.float32)
+    network = kind(config, 2)
+    x, _ = studies(config, PRESENCE)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = network(x)
+    y.float().square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters())
+    full = network(x)
+    assert (y.float() - full).abs().mean() < 0.05 * full.abs().mean()
