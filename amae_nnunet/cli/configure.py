@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amae_nnunet.cli.command import new_parser, run
+from amae_nnunet.errors import ConfigError
 
 if TYPE_CHECKING:
     from amae_nnunet.plans.configure import PretrainedModel
@@ -21,6 +22,7 @@ keys: nnU-Net's patch_size, batch_size, spacing; any of the model's (embed_dim, 
 examples:
   amae-nnunet-configure 501 3d_fullres encoder=small num_epochs=100
   amae-nnunet-configure 501 3d_fullres --name 3d_fullres_tiny embed_dim=48 depth=2
+  amae-nnunet-configure 501 3d_fullres_tiny depth=3         change it, keep the rest
   amae-nnunet-configure 501 3d_fullres --checkpoint checkpoint_final.safetensors
 """
 
@@ -36,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="values to set")
     parser.add_argument("--name", help="make a new configuration of this name, which inherits")
     parser.add_argument("--checkpoint", type=Path, help="fine-tune from this pre-trained file")
-    parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans to start from")
+    parser.add_argument("-p", dest="plans", help="plans to start from (default nnUNetPlans)")
     parser.add_argument(
         "-o",
         dest="output",
@@ -53,7 +55,12 @@ def _configure(args: argparse.Namespace) -> None:
     settings = parse_settings(args.settings)
     name = dataset_name(args.dataset)
     own = nnunet_folder("nnUNet_preprocessed") / name / f"{args.output}.json"
-    source = args.output if own.exists() else args.plans
+    if own.exists() and args.plans not in (None, args.output):
+        raise ConfigError(
+            f"{own.name} exists and is what would be changed, not {args.plans}: leave out -p, or "
+            "start another file with -o NAME"
+        )
+    source = args.output if own.exists() else args.plans or "nnUNetPlans"
     dataset = PreprocessedDataset.open(name, args.configuration, source)
     pretrained = _pretrained(args.checkpoint) if args.checkpoint else None
     path = configure(dataset, settings, args.name, args.output, pretrained)

@@ -86,7 +86,7 @@ def _body(args: argparse.Namespace) -> int:
 
 def _next(args: argparse.Namespace) -> str:
     if args.output:
-        model = "-d DATASET -c 3d_fullres -tr AMAETrainer"
+        model = "-d DATASET -c 3d_fullres -f 0 -tr AMAETrainer"
         return f"nnUNetv2_predict -i {args.output} -o PREDICTIONS {model}"
     return (
         f"nnUNetv2_plan_and_preprocess -d {args.dataset} -c 3d_fullres --verify_dataset_integrity"

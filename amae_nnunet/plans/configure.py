@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -84,8 +85,11 @@ def parse_settings(words: Sequence[str]) -> dict[str, dict[str, Any]]:
         candidates = [section] if dot else list(places)
         place = next((p for p in candidates if name in places.get(p, ())), None)
         if place is None:
+            names = [n for keys in places.values() for n in keys]
+            near = difflib.get_close_matches(name, names, n=1)
             known = "; ".join(f"{p}: {', '.join(keys)}" for p, keys in places.items())
-            raise ConfigError(f"unknown key {key!r}; known keys are {known}")
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError(f"unknown key {key!r}: {hint}Known keys are {known}")
         settings[place][name] = _parse_value(text)
     return settings
 
@@ -129,6 +133,11 @@ def configure(
     for word, what in ((name, "configuration"), (output_plans, "plans")):
         if not re.fullmatch(r"[A-Za-z0-9_]+", word):
             raise ConfigError(f"{what} name {word!r}: use letters, digits and '_'")
+    if name != base and name in dataset.plans["configurations"]:
+        raise ConfigError(
+            f"configuration {name} exists: change it with amae-nnunet-configure "
+            f"{dataset.name[7:10]} {name} KEY=VALUE, or choose another --name"
+        )
     nnunet = _nnunet_values(dataset, settings["nnunet"], f"{output_plans}_{name}")
     block = _block(dataset, settings, pretrained)
     config = block.model_config({**dataset.configuration, **nnunet})

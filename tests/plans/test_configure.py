@@ -61,6 +61,20 @@ def test_without_a_name_the_configuration_itself_is_changed_and_then_changed_aga
     assert "amae" not in plans_of(nnunet, "nnUNetPlans")["configurations"]["3d_fullres"]
 
 
+def test_nothing_that_was_set_is_lost_silently(nnunet, tiny_plans, capsys):
+    before = plans_of(nnunet)
+    assert main(["950", "3d_fullres", "--name", "tiny", "num_epochs=9"]) == 2
+    assert "change it with amae-nnunet-configure 950 tiny KEY=VALUE" in capsys.readouterr().err
+    assert main(["950", "3d_fullres", "-p", "ResEncPlans", "depth=2"]) == 2
+    assert "leave out -p, or start another file with -o NAME" in capsys.readouterr().err
+    assert plans_of(nnunet) == before
+
+
+def test_a_misspelt_key_gets_a_suggestion():
+    with pytest.raises(ConfigError, match="did you mean patch_size"):
+        parse_settings(["patchsize=16,32,32"])
+
+
 def test_a_new_spacing_gets_a_folder_of_its_own(nnunet, dataset, capsys):
     words = ["950", "3d_fullres", "--name", "coarse", "-o", "SpacedPlans", "spacing=6,10,10"]
     assert main(words) == 0

@@ -112,11 +112,11 @@ def test_a_continued_training_never_asks_for_the_checkpoint(make, nnunet):
 
 
 def test_a_missing_checkpoint_names_the_ways_out(make, nnunet):
-    assert configure.main(["950", "3d_fullres", "--name", "lonely", *TINY]) == 0
+    assert configure.main(["950", "3d_fullres", "--name", "bare", *TINY]) == 0
     with pytest.raises(CheckpointError) as caught:
-        make("AMAETrainer", "lonely").on_train_start()
+        make("AMAETrainer", "bare").on_train_start()
     message = str(caught.value)
-    assert "amae-nnunet-pretrain 950 lonely -p AMAEPlans" in message
+    assert "amae-nnunet-pretrain 950 bare -p AMAEPlans" in message
     assert "amae-nnunet-configure --checkpoint" in message
     assert "-tr AMAETrainerNoPretraining" in message
 
