@@ -123,13 +123,18 @@ def test_a_wrong_number_of_channels_is_named(config, kind):
 
 
 @pytest.mark.parametrize("kind", [AdaptiveUNETR, UNETR])
+@pytest.mark.filterwarnings("ignore:TF32 acceleration:UserWarning")  # of torch, on its own flags
 def test_mixed_precision_stays_close(config, kind):
+    """Without oneDNN: its half-precision convolutions give now and then a NaN gradient on CPUs
+    that lack the instructions, and no stage of ours or of nnU-Net runs them in half precision.
+    """
     torch.set_default_dtype(torch.float32)
     network = kind(config, 2)
     x, _ = studies(config, PRESENCE)
-    with torch.autocast("cpu", torch.bfloat16):
-        y = network(x)
-    y.float().square().mean().backward()
+    with torch.backends.mkldnn.flags(enabled=False):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = network(x)
+        y.float().square().mean().backward()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())
     full = network(x)
     assert (y.float() - full).abs().mean() < 0.05 * full.abs().mean()
