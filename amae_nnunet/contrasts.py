@@ -9,7 +9,7 @@ The file::
 
     {"schema": 1,
      "contrasts": ["ADC", "TRACE", "T2"],          channel order
-     "required": ["ADC", "TRACE"],
+     "required": ["ADC", "TRACE"],                 "SWI|GRE": at least one of the two
      "cases": {"case_001": {"present": "110", "split": "train", "subject": "case_001"}}}
 
 Not in the paper, which does not say how it recorded what each study had.
@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,22 @@ def check_contrast_names(contrasts: Sequence[str]) -> tuple[str, ...]:
     return tuple(contrasts)
 
 
+def check_required(required: Sequence[str], contrasts: Sequence[str]) -> None:
+    """Check what a case must have: a contrast (``ADC``), or one of several (``SWI|GRE``).
+
+    Raises:
+        ContrastError: a name is not among ``contrasts``.
+    """
+    for name in (name for entry in required for name in entry.split("|")):
+        if name not in contrasts:
+            raise ContrastError(f"required contrast {name} is not among {', '.join(contrasts)}")
+
+
+def missing_required(required: Sequence[str], present: Collection[str]) -> list[str]:
+    """The entries of ``required`` of which nothing is present."""
+    return [entry for entry in required if not set(entry.split("|")) & set(present)]
+
+
 @dataclass(frozen=True)
 class CaseContrasts:
     """What one case has.
@@ -70,7 +86,10 @@ class CaseContrasts:
 
 @dataclass
 class ContrastRecord:
-    """The record of one data set; ``contrasts`` is in channel order."""
+    """The record of one data set; ``contrasts`` is in channel order.
+
+    An entry of ``required`` names a contrast, or several of which a case has at least one.
+    """
 
     contrasts: tuple[str, ...]
     required: tuple[str, ...] = ()
@@ -78,11 +97,7 @@ class ContrastRecord:
 
     def __post_init__(self) -> None:
         self.contrasts = check_contrast_names(self.contrasts)
-        unknown = [name for name in self.required if name not in self.contrasts]
-        if unknown:
-            raise ContrastError(
-                f"required contrast {unknown[0]} is not among {', '.join(self.contrasts)}"
-            )
+        check_required(self.required, self.contrasts)
 
     def add(self, case: str, present: Sequence[bool], split: str, subject: str) -> None:
         """Add or replace one case.

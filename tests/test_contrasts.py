@@ -2,7 +2,12 @@ import json
 
 import pytest
 
-from amae_nnunet.contrasts import PAPER_CONTRASTS, ContrastRecord, check_contrast_names
+from amae_nnunet.contrasts import (
+    PAPER_CONTRASTS,
+    ContrastRecord,
+    check_contrast_names,
+    missing_required,
+)
 from amae_nnunet.errors import ContrastError, InputError
 
 
@@ -50,6 +55,19 @@ def test_bad_cases_are_refused_by_name(record, present, split, message):
 def test_an_unknown_required_contrast_is_refused():
     with pytest.raises(ContrastError, match="PD is not among ADC, T2"):
         ContrastRecord(("ADC", "T2"), ("PD",))
+
+
+def test_one_of_several_contrasts_can_be_required(tmp_path):
+    record = ContrastRecord(("ADC", "SWI", "GRE"), ("ADC", "SWI|GRE"))
+    record.write(tmp_path)
+    assert ContrastRecord.read(tmp_path).required == ("ADC", "SWI|GRE")
+    assert missing_required(record.required, ["ADC", "GRE"]) == []
+    assert missing_required(record.required, ["SWI", "GRE"]) == ["ADC"]
+    assert missing_required(record.required, []) == ["ADC", "SWI|GRE"]
+    with pytest.raises(ContrastError, match="required contrast PD is not among ADC, GRE"):
+        ContrastRecord(("ADC", "GRE"), ("GRE|PD",))
+    with pytest.raises(ContrastError, match="required contrast  is not among"):
+        ContrastRecord(("ADC", "GRE"), ("GRE|",))
 
 
 def test_voxels_are_checked_channel_by_channel(record):

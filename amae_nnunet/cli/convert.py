@@ -3,39 +3,93 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from amae_nnunet.cli.command import new_parser, run
 from amae_nnunet.contrasts import SPLITS
 from amae_nnunet.errors import ConfigError
 
+if TYPE_CHECKING:
+    from amae_nnunet.convert.dataset import Summary
+    from amae_nnunet.convert.inputs import Input, Request
+    from amae_nnunet.convert.target import Target
+    from amae_nnunet.convert.template import Template
+
 _EPILOG = """\
-RAW holds one folder a case; a template says which file in it is which contrast. All contrasts of
-a case are brought to one grid, an absent one is written as an image of zeros, and contrasts.json
-records which are real. Run again to add cases, or the next split: what is done is skipped.
+RAW is a tree of DICOM files, a BIDS data set, a folder with one folder a case, a table of cases
+(.csv, .tsv), or a public data set's own layout. All contrasts of a case are brought to one grid,
+an absent one is written as an image of zeros, contrasts.json records which are real, and
+report.html shows every case and every doubt. Run again to add cases, or the next split: what is
+done is skipped.
 
 examples:
-  amae-nnunet-convert -i raw -t LGG --dry_run
-  amae-nnunet-convert -i raw -d 501 -n LGG
+  amae-nnunet-convert -i raw -t Infarct --dry_run         look first: a table, and series.tsv
+  amae-nnunet-convert -i raw -d 501 -n Infarct --series series.tsv     what the edited file says
+  amae-nnunet-convert -i raw -d 501 -n LGG                             or all at once
   amae-nnunet-convert -i raw_test -d 501 -n LGG --split test
-  amae-nnunet-convert -i new_patients -t LGG -o inputs
+  amae-nnunet-convert -i new_patients --for_model MODEL_FOLDER -o inputs
+  amae-nnunet-convert -i inputs --native predictions -o on_the_scanners_grid
 """
 _FAILED = 4
+_LAYOUTS = (
+    "auto", "dicom", "bids", "folders", "table", "nnunet", "brats21", "brats23", "isles22", "soop",
+    "ucsf-pdgm",
+)  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
-    description = "Convert raw MR studies (NIfTI) into nnUNet_raw, whatever contrasts each has."
+    description = "Convert raw MR studies into nnUNet_raw, whatever contrasts each has."
     parser = new_parser("amae-nnunet-convert", description, _EPILOG)
-    add = parser.add_argument
-    add("-i", dest="raw", metavar="RAW", type=Path, required=True, help="one folder a case")
-    add("-d", dest="dataset", metavar="ID", type=int, help="number of the data set, 1 to 999")
-    add("-n", dest="name", metavar="NAME", help="name of the data set (default: the template's)")
+    _add_input(parser)
+    _add_output(parser)
+    _add_running(parser)
+    return parser
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("input").add_argument
+    add("-i", dest="raw", metavar="RAW", type=Path, help="the raw studies")
     add(
         "-t",
         dest="template",
         metavar="TEMPLATE",
-        help="template: LGG, Infarct, or the path of a JSON file (default: that of NAME)",
+        help="template: a shipped one (LGG, Infarct, ...) or a JSON file (default: that of NAME)",
     )
+    add("--layout", choices=_LAYOUTS, default="auto", help="what RAW is (default: found out)")
+    add(
+        "--series",
+        metavar="TSV",
+        type=Path,
+        help="convert exactly what this file of a --dry_run says, edited or not",
+    )
+    add("--rules", metavar="JSON", type=Path, help="your own contrast rules, tried first (DICOM)")
+    add(
+        "--b_value",
+        metavar="B",
+        type=float,
+        default=1000.0,
+        help="wanted b-value of TRACE, s/mm2 (default: 1000)",
+    )
+    add("--labels", metavar="FOLDER", type=Path, help="labels of DICOM studies: CASE.nii.gz")
+    add(
+        "--ids",
+        choices=("keep", "hash"),
+        default="keep",
+        help="names of cases: of their folders, or keyed hashes (DICOM: always hashes)",
+    )
+    add("--key", metavar="FILE", type=Path, help="secret key of the hashes (made if not there)")
+    add(
+        "--register", choices=("rigid",), help="move contrasts onto the case's grid by registration"
+    )
+    add("--strict", action="store_true", help="a doubt about a contrast fails the case")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("output").add_argument
+    add("-d", dest="dataset", metavar="ID", type=int, help="number of the data set, 1 to 999")
+    add("-n", dest="name", metavar="NAME", help="name of the data set (default: the template's)")
     add("--split", choices=SPLITS, default="train", help="what the cases are (default: train)")
     add(
         "-o",
@@ -44,53 +98,165 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="write inputs for nnUNetv2_predict into FOLDER instead; labels are not used",
     )
+    add(
+        "--for_model",
+        metavar="FOLDER",
+        type=Path,
+        help="with -o: take the contrasts and their order from this trained model",
+    )
+    add(
+        "--native",
+        metavar="PREDICTIONS",
+        type=Path,
+        help="write predictions, made from the inputs RAW, on the scanner's grid into -o FOLDER",
+    )
+    add("--folds", metavar="N", type=int, help="write N folds by subject (default: 5 if needed)")
+    add("--no_pictures", action="store_true", help="no picture a case in the report")
+    add("--dry_run", action="store_true", help="write the table of what would be converted only")
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("running").add_argument
     add("-np", dest="processes", metavar="N", type=int, default=2, help="processes (default: 2)")
-    add("--dry_run", action="store_true", help="print what would be converted, write nothing")
-    return parser
+    add("--timeout", metavar="S", type=float, default=600, help="seconds a case (default: 600)")
+    add("-num_parts", metavar="N", type=int, help="convert one of N parts of the cases")
+    add("-part_id", metavar="K", type=int, help="which part, 0 to N-1")
+    add("--merge", action="store_true", help="put the parts together (converts nothing)")
+    add("--dask", metavar="ADDRESS", help="convert on this Dask cluster, tcp://host:8786 say")
 
 
 def _body(args: argparse.Namespace) -> int:
-    from amae_nnunet.convert.dataset import convert, find_cases, table
-    from amae_nnunet.convert.target import Target, dataset_target
-    from amae_nnunet.convert.template import load_template
+    from amae_nnunet.convert.inputs import dry_run, find_cases
 
-    if not (args.template or args.name):
-        raise ConfigError("which template? give -t LGG, -t Infarct or -t FILE.json")
-    if args.output and (args.dataset is not None or args.name):
-        raise ConfigError("-o writes inference inputs, -d and -n a data set: give one of them")
+    _check(args)
+    if args.native:
+        return _write_native(args)
+    if args.merge:
+        return _merge(args)
+    request = _request(args)
+    if args.dry_run:
+        sheet = args.series or Path("series.tsv")
+        found = dry_run(request, sheet)
+        print(found.table)
+        print(f"wrote {sheet}: edit it, then give it back with --series {sheet}")
+        return _FAILED if any(raw.code for raw in found.cases) else 0
+    return _convert(args, find_cases(request))
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse combinations that mean nothing."""
+    if args.raw is None:
+        raise ConfigError("what is to be converted? give -i RAW")
     if args.processes < 1:
         raise ConfigError(f"-np {args.processes}: give 1 or more")
-    template = load_template(args.template or args.name)
-    split = "test" if args.output else args.split
-    if args.dry_run:
-        cases = find_cases(args.raw, template, split)
-        print(table(cases, template))
-        return _FAILED if any(raw.problem for raw in cases) else 0
-    if args.output:
-        target = Target(args.output)
-    elif args.dataset is None:
+    if (args.num_parts is None) != (args.part_id is None):
+        raise ConfigError("-num_parts and -part_id belong together: give both")
+    if args.native and not args.output:
+        raise ConfigError("where to? --native needs -o FOLDER")
+    if args.for_model and not (args.output or args.dry_run):
+        raise ConfigError("--for_model writes inputs for prediction: give -o FOLDER")
+    if args.output and (args.dataset is not None or args.name):
+        raise ConfigError("-o writes inference inputs, -d and -n a data set: give one of them")
+    if not (args.output or args.dry_run) and args.dataset is None:
         raise ConfigError("where to? give -d NUMBER for a data set, or -o FOLDER")
-    else:
-        target = dataset_target(args.dataset, args.name or template.name, split)
-    summary = convert(args.raw, template, target, args.processes)
+
+
+def _request(args: argparse.Namespace) -> Request:
+    from amae_nnunet.convert.inputs import Request
+
+    inference = bool(args.output)
+    return Request(
+        root=args.raw,
+        layout=args.layout,
+        template=args.template or _template_of_name(args),
+        model=args.for_model,
+        split="test" if inference else args.split,
+        sheet=None if args.dry_run else args.series,
+        rules=args.rules,
+        b_value=args.b_value,
+        labels=args.labels,
+        hash_ids=args.ids == "hash",
+        key=args.key,
+        strict=args.strict,
+        with_label=not inference and args.split != "unlabeled",
+        processes=args.processes,
+    )
+
+
+def _template_of_name(args: argparse.Namespace) -> str:
+    """The shipped template that is called like the data set, empty if there is none."""
+    from amae_nnunet.convert.template import shipped_templates
+
+    return args.name if args.name in shipped_templates() else ""
+
+
+def _target(args: argparse.Namespace, template: Template) -> Target:
+    from amae_nnunet.convert.target import Target, dataset_target
+
+    if args.output:
+        return Target(args.output)
+    return dataset_target(args.dataset, args.name or template.name, args.split, args.folds)
+
+
+def _convert(args: argparse.Namespace, found: Input) -> int:
+    from amae_nnunet.convert.case import Options
+    from amae_nnunet.convert.dataset import convert
+    from amae_nnunet.convert.parts import Part
+
+    target = _target(args, found.template)
+    if not args.raw.is_file() and target.folder.resolve().is_relative_to(args.raw.resolve()):
+        raise ConfigError(f"{target.folder} lies in the input folder {args.raw}: write elsewhere")
+    summary = convert(
+        found.cases,
+        found.template,
+        target,
+        args.processes,
+        Options(bool(args.register), args.strict, not args.no_pictures),
+        timeout=args.timeout,
+        part=Part(args.part_id, args.num_parts) if args.num_parts else None,
+        dask=args.dask or "",
+    )
+    return _report(args, target, summary)
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from amae_nnunet.convert.dataset import merge
+    from amae_nnunet.convert.inputs import find_template
+
+    template = find_template(_request(args).known())
+    target = _target(args, template)
+    return _report(args, target, merge(target, template))
+
+
+def _report(args: argparse.Namespace, target: Target, summary: Summary) -> int:
+    """Print how it ended and what comes next."""
     print(
         f"{target.folder.name}: {summary.done} done, {summary.skipped} skipped, "
         f"{summary.failed} failed"
     )
     for name, count in summary.present.items():
         print(f"  {name:<8}{count:>6} cases")
-    if args.split != "unlabeled":  # a data set of its own, which no stage of this version reads yet
-        print(f"next: {_next(args)}")
+    if args.num_parts:
+        print("next: the other parts, then the same command with --merge for -num_parts, -part_id")
+        return _FAILED if summary.failed else 0
+    print(f"look: {target.folder / 'report.html'}")
+    if args.output:
+        model = "-d DATASET -c 3d_fullres -f 0 -tr AMAETrainer"
+        print(f"next: nnUNetv2_predict -i {args.output} -o PREDICTIONS {model}")
+    elif args.split != "unlabeled":
+        words = f"-d {args.dataset} -c 3d_fullres --verify_dataset_integrity"
+        print(f"next: nnUNetv2_plan_and_preprocess {words}")
     return _FAILED if summary.failed else 0
 
 
-def _next(args: argparse.Namespace) -> str:
-    if args.output:
-        model = "-d DATASET -c 3d_fullres -f 0 -tr AMAETrainer"
-        return f"nnUNetv2_predict -i {args.output} -o PREDICTIONS {model}"
-    return (
-        f"nnUNetv2_plan_and_preprocess -d {args.dataset} -c 3d_fullres --verify_dataset_integrity"
-    )
+def _write_native(args: argparse.Namespace) -> int:
+    from amae_nnunet.convert.native import restore
+
+    done, failures = restore(args.native, args.raw, args.output)
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    print(f"{args.output.name}: {done} done, {len(failures)} failed")
+    return _FAILED if failures else 0
 
 
 def main(argv: list[str] | None = None) -> int:

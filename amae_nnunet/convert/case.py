@@ -1,35 +1,55 @@
-"""One case: its files read, brought to one grid and written under nnU-Net's names.
+"""One case: its sources read, brought to one grid and written under nnU-Net's names.
 
-The files go into a folder that the caller publishes, so a case is there wholly or not at all.
-Not in the paper, which describes no conversion.
+The files go into a folder that the caller publishes, so a case is there wholly or not at all. An
+optional contrast that cannot be used counts as missing, and the ledger says why; a required one
+ends the case. Not in the paper, which describes no conversion.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
+from amae_nnunet.convert.codes import CaseError, warning
 from amae_nnunet.convert.grid import (
     absent_image,
     choose_reference,
     coverage,
     make_image,
+    native_geometry,
     resample,
     same_grid,
 )
-from amae_nnunet.convert.nifti import image_values, label_values, open_nifti
-from amae_nnunet.convert.scan import RawCase
+from amae_nnunet.convert.montage import montage, save_montage
+from amae_nnunet.convert.nifti import image_values, label_values
+from amae_nnunet.convert.registration import Registration, register
+from amae_nnunet.convert.source import RawCase
 from amae_nnunet.convert.template import Template
-from amae_nnunet.errors import InputError
 
 ENDING = ".nii.gz"
 LABEL_FILE = f"label{ENDING}"
+MONTAGE_FILE = "montage.webp"
 _WARN_COVERAGE = 0.9
 _MIN_COVERAGE = 0.5
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose for all cases.
+
+    Attributes:
+        register: move each contrast onto the reference, rigidly, where the grids differ.
+        strict: end a case for what would otherwise be a contrast left out.
+        montages: draw a picture a case for the report.
+    """
+
+    register: bool = False
+    strict: bool = False
+    montages: bool = True
 
 
 @dataclass(frozen=True)
@@ -37,16 +57,45 @@ class CaseJob:
     """What a worker process needs to convert one case.
 
     Attributes:
-        raw: the case's files.
+        raw: the case's sources.
         template: what they are.
         folder: an empty folder to write into.
         with_label: whether the label is read and written.
+        options: the user's.
     """
 
     raw: RawCase
     template: Template
     folder: Path
     with_label: bool
+    options: Options = field(default_factory=Options)
+
+
+@dataclass
+class _Findings:
+    """What is learnt of a case's contrasts on the way."""
+
+    job: CaseJob
+    images: dict[str, sitk.Image] = field(default_factory=dict)
+    native: dict[str, dict[str, Any]] = field(default_factory=dict)
+    contrasts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def drop(self, name: str, error: CaseError) -> None:
+        """Count a contrast as missing, or end the case if it cannot do without.
+
+        Raises:
+            CaseError: the contrast is required, or the last one, or the user is strict.
+        """
+        self.images.pop(name, None)
+        self.contrasts[name] |= {"status": "missing", "code": error.code}
+        left = [key for key, facts in self.contrasts.items() if facts["status"] != "missing"]
+        if self.job.options.strict or not left:
+            raise error
+        if self.job.template.missing_required(left):
+            raise CaseError(error.code, f"{name} (required): {error.message}")
+        text = f"{name} counts as missing ({error.code}): {error.message}"
+        self.warnings.append(warning("W_DROPPED", text))
 
 
 def convert_case(job: CaseJob) -> dict[str, Any]:
@@ -54,94 +103,122 @@ def convert_case(job: CaseJob) -> dict[str, Any]:
 
     Returns:
         Facts of the case for the ledger: ``present`` (one ``0`` or ``1`` a channel), ``reference``,
-        ``size`` and ``spacing`` (x, y, z; mm), ``contrasts``, ``label``, ``warnings``.
+        ``size`` and ``spacing`` (x, y, z; mm), ``native`` (the reference's own geometry),
+        ``contrasts``, ``montage`` (whether there is one), ``label``, ``warnings``.
 
     Raises:
-        InputError: a file is not usable, a required contrast is not, or the grids do not fit.
+        CaseError: a required contrast or the label is not usable, or the grids do not fit.
     """
-    template, raw = job.template, job.raw
-    images = {name: _read_contrast(raw.folder / file) for name, file in raw.contrasts.items()}
-    label = _read_label(job)
-    reference_name = _reference(images, label, raw)
-    reference = images[reference_name] if label is None else label
-    warnings: list[str] = []
-    contrasts: dict[str, dict[str, Any]] = {}
-    outputs: dict[str, sitk.Image | None] = {}
-    for name, image in images.items():
-        outputs[name], contrasts[name] = _place(image, reference)
-        covered = contrasts[name]["coverage"]
-        missing = contrasts[name]["status"] == "missing"
-        if missing and name in template.required:
-            raise InputError(
-                f"{name} (required) covers {covered:.1%} of the grid of {reference_name}: "
-                "register it first, or remove the case"
-            )
-        if covered < _WARN_COVERAGE:
-            counted = ", it counts as missing" if missing else ""
-            warnings.append(f"{name} covers {covered:.1%} of the grid of {reference_name}{counted}")
-        if not missing and not sitk.GetArrayViewFromImage(outputs[name]).any():
-            raise InputError(f"{name} is zero on the whole grid of {reference_name}: remove it")
+    found = _read_contrasts(job)
+    label, native = _read_label(job)
+    reference_name = _reference(found, label)
+    reference = found.images[reference_name] if label is None else label
+    for name in list(found.images):
+        try:
+            found.images[name] = _place(name, found, reference, reference_name)
+        except CaseError as error:
+            found.drop(name, error)
     facts: dict[str, Any] = {
-        "present": "".join(
-            "01"[contrasts.get(name, {}).get("status", "missing") != "missing"]
-            for name in template.contrasts
-        ),
+        "present": "".join("01"[name in found.images] for name in job.template.contrasts),
         "reference": reference_name,
         "size": list(reference.GetSize()),
         "spacing": [round(size, 6) for size in reference.GetSpacing()],
-        "contrasts": contrasts,
+        "native": native or found.native[reference_name],
+        "contrasts": found.contrasts,
+        "montage": job.options.montages,
     }
-    for channel, name in enumerate(template.contrasts):
-        image = outputs.get(name)
-        image = absent_image(reference) if image is None else image
-        _write(image, job, f"{channel:04d}{ENDING}", reference)
     if label is not None:
-        _write(label, job, LABEL_FILE, reference)
-        facts["label"] = _count(label, template)
+        facts["label"] = _count(label, job.template)
         if not sum(list(facts["label"].values())[1:]):
-            warnings.append("the label is empty")
-    return {**facts, "warnings": warnings}
+            found.warnings.append(warning("W_EMPTY_LABEL", "the label is empty"))
+    _write_files(found, label, reference)
+    return {**facts, "warnings": found.warnings}
 
 
-def _read_contrast(path: Path) -> sitk.Image:
-    voxels, affine = open_nifti(path)
-    return make_image(image_values(voxels, path.name), affine)
+def _read_contrasts(job: CaseJob) -> _Findings:
+    """The images of all contrasts that can be read, in LPS."""
+    found = _Findings(job, warnings=list(job.raw.warnings))
+    errors: dict[str, CaseError] = {}
+    for name, source in job.raw.contrasts.items():
+        found.contrasts[name] = {"status": "present", **source.facts}
+        found.warnings += source.warnings
+        try:
+            voxels, affine = source.read()
+            found.images[name] = make_image(image_values(voxels, source.name), affine)
+            found.native[name] = native_geometry(voxels.shape, affine)
+        except CaseError as error:
+            errors[name] = error
+    for name in errors:
+        found.drop(name, errors[name])
+    return found
 
 
-def _read_label(job: CaseJob) -> sitk.Image | None:
-    if not job.with_label or job.raw.label is None:
-        return None
-    path = job.raw.folder / job.raw.label
-    voxels, affine = open_nifti(path)
-    return make_image(label_values(voxels, job.template.labels, path.name), affine)
+def _read_label(job: CaseJob) -> tuple[sitk.Image | None, dict[str, Any] | None]:
+    """The label in LPS and its own geometry."""
+    source = job.raw.label
+    if not job.with_label or source is None:
+        return None, None
+    voxels, affine = source.read()
+    template = job.template
+    values = label_values(voxels, template.labels, source.name, template.label_map)
+    return make_image(values, affine), native_geometry(voxels.shape, affine)
 
 
-def _reference(images: dict[str, sitk.Image], label: sitk.Image | None, raw: RawCase) -> str:
-    preferred = choose_reference(list(images))
+def _reference(found: _Findings, label: sitk.Image | None) -> str:
+    """The contrast whose grid the case takes; with a label, one that lies on the label's grid."""
+    preferred = choose_reference(list(found.images))
     if label is None:
         return preferred
-    on_label = [name for name, image in images.items() if same_grid(image, label)]
+    on_label = [name for name, image in found.images.items() if same_grid(image, label)]
     if not on_label:
-        raise InputError(
-            f"the grid of label {raw.label} is that of none of {', '.join(images)}, and a label is "
-            "never resampled: draw it on one of them"
+        shown = found.job.raw.label.name if found.job.raw.label else ""
+        raise CaseError(
+            "E_LABEL_GRID",
+            f"the grid of label {shown} is that of none of {', '.join(found.images)}, and a label "
+            "is never resampled: draw it on one of them",
         )
     return preferred if preferred in on_label else on_label[0]
 
 
-def _place(image: sitk.Image, reference: sitk.Image) -> tuple[sitk.Image | None, dict[str, Any]]:
-    """The image on the reference's grid (None if too little of it is there), and its facts."""
-    facts = {
+def _place(name: str, found: _Findings, reference: sitk.Image, reference_name: str) -> sitk.Image:
+    """The contrast on the reference's grid; its facts and doubts are noted.
+
+    Raises:
+        CaseError: too little of it is there.
+    """
+    image, facts = found.images[name], found.contrasts[name]
+    facts |= {
         "size": list(image.GetSize()),
         "spacing": [round(size, 6) for size in image.GetSpacing()],
         "type": image.GetPixelIDTypeAsString(),
+        "coverage": 1.0,
     }
     if same_grid(image, reference):
-        return image, {"status": "present", "coverage": 1.0, **facts}
-    covered = round(coverage(image, reference), 4)
+        return image
+    transform = sitk.Transform()
+    if found.job.options.register and name != reference_name:
+        transform = _register(name, found, found.images[reference_name])
+    covered = facts["coverage"] = round(coverage(image, reference, transform), 4)
+    said = f"{name} covers {covered:.1%} of the grid of {reference_name}"
     if covered < _MIN_COVERAGE:
-        return None, {"status": "missing", "coverage": covered, **facts}
-    return resample(image, reference), {"status": "resampled", "coverage": covered, **facts}
+        raise CaseError("E_COVERAGE", f"{said}: register it first, or remove it")
+    moved = resample(image, reference, transform)
+    if not sitk.GetArrayViewFromImage(moved).any():
+        raise CaseError("E_EMPTY", f"{name} is zero on the whole grid of {reference_name}")
+    if covered < _WARN_COVERAGE:
+        found.warnings.append(warning("W_COVERAGE", said))
+    facts["status"] = "resampled"
+    return moved
+
+
+def _register(name: str, found: _Findings, fixed: sitk.Image) -> sitk.Transform:
+    """The rigid motion of one contrast onto the reference; identity if it is not plausible."""
+    result: Registration = register(found.images[name], fixed)
+    found.contrasts[name]["registration"] = result.facts()
+    if not result.accepted:
+        found.warnings.append(warning("W_REGISTRATION", f"{name} stays in place: {result.reason}"))
+        return sitk.Transform()
+    return result.transform()
 
 
 def _count(label: sitk.Image, template: Template) -> dict[str, int]:
@@ -149,6 +226,28 @@ def _count(label: sitk.Image, template: Template) -> dict[str, int]:
     counts = np.bincount(sitk.GetArrayViewFromImage(label).ravel(), minlength=256)
     names = sorted(template.labels, key=lambda name: template.labels[name])
     return {name: int(counts[template.labels[name]]) for name in names}
+
+
+def _write_files(found: _Findings, label: sitk.Image | None, reference: sitk.Image) -> None:
+    """All channel files, zeros for what is absent, the label, and the picture."""
+    job = found.job
+    for channel, name in enumerate(job.template.contrasts):
+        image = found.images.get(name)
+        image = absent_image(reference) if image is None else image
+        _write(image, job, f"{channel:04d}{ENDING}", reference)
+    if label is not None:
+        _write(label, job, LABEL_FILE, reference)
+    if job.options.montages:
+        picture = montage(
+            {name: _array(found.images.get(name)) for name in job.template.contrasts},
+            _array(label),
+            reference.GetSpacing(),
+        )
+        save_montage(picture, job.folder / MONTAGE_FILE)
+
+
+def _array(image: sitk.Image | None) -> np.ndarray | None:
+    return None if image is None else sitk.GetArrayViewFromImage(image)
 
 
 def _write(image: sitk.Image, job: CaseJob, name: str, reference: sitk.Image) -> None:

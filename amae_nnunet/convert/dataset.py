@@ -1,4 +1,4 @@
-"""Many cases: what is to do, the processes that do it, and the tables for the user.
+"""Many cases: what is to do, who does it, and the tables for the user.
 
 A case that fails is noted and the others go on; a case whose input has not changed since it was
 converted is skipped. Not in the paper, which describes no conversion.
@@ -9,32 +9,30 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from concurrent.futures import (
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    as_completed,
-)
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from multiprocessing import get_context
-from pathlib import Path
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import SimpleITK as sitk
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from amae_nnunet import __version__
-from amae_nnunet.convert.case import CaseJob, convert_case
-from amae_nnunet.convert.output import Output
-from amae_nnunet.convert.scan import RawCase, scan
+from amae_nnunet.convert import parts
+from amae_nnunet.convert.case import CaseJob, Options
+from amae_nnunet.convert.cluster import run_on_cluster
+from amae_nnunet.convert.codes import CaseError
+from amae_nnunet.convert.ledger import read_lines
+from amae_nnunet.convert.output import FAILURES, LEDGER, Output, opened
+from amae_nnunet.convert.parts import Part
+from amae_nnunet.convert.processes import run_here, run_local
+from amae_nnunet.convert.source import RawCase
 from amae_nnunet.convert.target import Target
 from amae_nnunet.convert.template import Template
-from amae_nnunet.errors import AMAEError, ConfigError, InputError
+from amae_nnunet.convert.worker import Failure, Outcome, Outcomes
+from amae_nnunet.errors import ConfigError, InputError
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +45,7 @@ class Summary:
         done: cases converted now.
         skipped: cases that were converted before, from the same input.
         failed: cases that could not be converted.
-        present: contrast -> how many cases of this split have it, in channel order.
+        present: contrast -> how many cases of the splits written have it, in channel order.
     """
 
     done: int
@@ -56,61 +54,64 @@ class Summary:
     present: dict[str, int]
 
 
-def find_cases(root: Path, template: Template, split: str) -> list[RawCase]:
-    """The cases of a raw folder, none of them opened; for ``train`` each must have a label.
-
-    Raises:
-        InputError: ``root`` is not a folder of folders.
-    """
-    cases = scan(root, template)
-    if split != "train":
-        return cases
-    globs = ", ".join(template.label_patterns)
-    problem = f"no label: add a file named like {globs}, or convert with --split unlabeled or test"
-    return [raw if raw.label or raw.problem else replace(raw, problem=problem) for raw in cases]
-
-
-def convert(root: Path, template: Template, target: Target, processes: int = 2) -> Summary:
-    """Convert all cases of a raw folder into a target.
+def convert(
+    cases: Sequence[RawCase],
+    template: Template,
+    target: Target,
+    processes: int = 2,
+    options: Options | None = None,
+    *,
+    timeout: float = 600.0,
+    part: Part | None = None,
+    dask: str = "",
+) -> Summary:
+    """Convert cases into a target.
 
     Args:
-        root: one folder a case.
-        template: which files are what.
+        cases: what a reader found.
+        template: their contrasts and labels.
         target: where to; made if it is not there, added to if it is.
-        processes: how many convert at the same time; 1 converts in this process.
+        processes: how many convert at the same time; 1 without a time limit is this process.
+        options: the user's.
+        timeout: s that a case may take, 0 for no limit.
+        part: convert this part of the cases only, and leave the records to ``merge``.
+        dask: address of the Dask scheduler whose workers convert, instead of processes here.
 
     Raises:
         InputError: no case could be used.
-        ConfigError: the target does not fit.
+        ConfigError: the target does not fit, its disk is full, or the cluster cannot be used.
     """
-    if target.folder.resolve().is_relative_to(root.resolve()):
-        raise ConfigError(f"{target.folder} lies in the input folder {root}: write elsewhere")
-    cases = find_cases(root, template, target.split)
-    output = Output.open(target, template)
-    skipped = done = 0
-    jobs: dict[str, CaseJob] = {}
-    try:
-        for raw in cases:
-            problem = raw.problem or output.clash(raw)
-            key = "" if problem else _key(raw, template)
-            if problem:
-                _fail(output, raw, problem)
-            elif output.is_done(raw.case, key):
-                skipped += 1
-            else:
-                jobs[key] = CaseJob(raw, template, output.scratch(raw.case), bool(target.labels))
-        for key, future in _run(jobs, processes):
-            done += _take(output, jobs[key].raw, key, future)
-    finally:
-        output.finish()
-    if not done + skipped:
+    splits = {target.split_of(raw) for raw in cases}
+    if part:
+        cases = [raw for raw in cases if part.has(raw.case)]
+    with _ended_by_sigterm(), opened(target, template, splits, part) as output:
+        jobs, keys = _plan(cases, output, options or Options())
+        skipped, done = len(cases) - len(jobs) - len(output.failures), 0
+        with (
+            closing(_run(jobs, processes, timeout, dask)) as outcomes,
+            closing(_counted(outcomes, len(jobs))) as counted,
+        ):
+            for case, outcome in counted:
+                done += _take(output, jobs[case].raw, keys[case], outcome)
+    if cases and not part and not done + skipped:
         raise InputError(f"none of the {len(cases)} cases could be converted: see the lines above")
-    entries = [entry for entry in output.entries.values() if entry["split"] == target.split]
-    present = {
-        name: sum(entry["present"][channel] == "1" for entry in entries)
-        for channel, name in enumerate(template.contrasts)
-    }
-    return Summary(done, skipped, len(output.failures), present)
+    return Summary(done, skipped, len(output.failures), _count(output, splits))
+
+
+def merge(target: Target, template: Template) -> Summary:
+    """Make one data set of what the parts of a run have converted; again, it changes nothing.
+
+    Raises:
+        ConfigError: there is nothing to merge, a part has not ended, or the target does not fit.
+    """
+    if not (parts.part_folders(target.folder) or (target.folder / LEDGER).is_file()):
+        raise ConfigError(f"{target.folder} holds no parts: convert with -num_parts first")
+    parts.check_ended(target.folder)
+    with opened(target, template, ()) as output:
+        pass
+    failed = len(read_lines(target.folder / FAILURES))
+    splits = {entry["split"] for entry in output.entries.values()}
+    return Summary(0, len(output.entries), failed, _count(output, splits))
 
 
 def table(cases: Sequence[RawCase], template: Template) -> str:
@@ -123,75 +124,115 @@ def table(cases: Sequence[RawCase], template: Template) -> str:
         marks = [("x" if has.get(name) else "-").center(len(name)) for name in names]
         lines.append("  ".join([raw.case.ljust(width), *marks]).rstrip())
     for raw in cases:
-        lines += [f"unmatched: {raw.folder.name}/{name}" for name in raw.unmatched]
+        lines += [f"unmatched: {raw.source}/{name}" for name in raw.unmatched]
     lines += [f"case {raw.case}: {raw.problem}" for raw in cases if raw.problem]
     return "\n".join(lines)
 
 
-def _key(raw: RawCase, template: Template) -> str:
-    """A hash of what a case is made from: files (name, size, time), template, version."""
-    files = [*raw.contrasts.values(), *([raw.label] if raw.label else [])]
-    stats = [(raw.folder / name).stat() for name in files]
-    facts = [
-        (name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(files, stats, strict=True)
-    ]
-    content = json.dumps([raw.case, facts, template.digest, __version__])
-    return hashlib.sha256(content.encode()).hexdigest()
+def _plan(
+    cases: Iterable[RawCase], output: Output, options: Options
+) -> tuple[dict[str, CaseJob], dict[str, str]]:
+    """Jobs and keys of the cases that are to be converted; what is wrong already is noted."""
+    jobs, keys = dict[str, CaseJob](), dict[str, str]()
+    for raw in cases:
+        try:
+            if raw.code:
+                raise CaseError(raw.code, raw.problem)
+            if raw.case in keys:
+                raise CaseError("E_NAME", f"{raw.source} is there twice: remove one of them")
+            output.claim(raw)
+            key = keys[raw.case] = _key(raw, output.template, options)
+            if not output.is_done(raw.case, key):
+                with_label = bool(output.target.labels(output.target.split_of(raw)))
+                folder = output.scratch(raw.case)
+                jobs[raw.case] = CaseJob(raw, output.template, folder, with_label, options)
+        except CaseError as error:
+            _fail(output, raw, Failure(error.code, error.message))
+    return jobs, keys
 
 
-def _run(jobs: dict[str, CaseJob], processes: int) -> Iterator[tuple[str, Future[dict[str, Any]]]]:
-    """Convert the jobs, and yield each one's key and result as it is ready."""
-    with _executor(processes) as executor, logging_redirect_tqdm():
-        futures = {executor.submit(_convert, job): key for key, job in jobs.items()}
-        for future in tqdm(
-            as_completed(futures), "convert", len(futures), unit="case", disable=None
-        ):
-            yield futures[future], future
+def _key(raw: RawCase, template: Template, options: Options) -> str:
+    """A hash of what a case is made from: files (name, size, time), template, options, version.
+
+    Raises:
+        CaseError: a file is not there any more.
+    """
+    sources = {**raw.contrasts, **({"label": raw.label} if raw.label else {})}
+    content: list[Any] = [raw.case, raw.subject, list(raw.warnings)]
+    content += [template.digest, asdict(options), __version__]
+    for name, source in sources.items():
+        content.append([name, source.name, dict(source.facts), list(source.warnings)])
+        for path in source.paths:
+            try:
+                status = path.stat()
+            except OSError as error:
+                reason = f"{source.name} cannot be read any more ({error.strerror}): copy it again"
+                raise CaseError("E_DAMAGED", reason) from None
+            content.append([path.name, status.st_size, status.st_mtime_ns])
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _run(jobs: Mapping[str, CaseJob], processes: int, timeout: float, dask: str) -> Outcomes:
+    if jobs and dask:
+        return run_on_cluster(jobs, dask, timeout)
+    if jobs and (processes > 1 or timeout):
+        return run_local(jobs, min(processes, len(jobs)), timeout)
+    return run_here(jobs)
+
+
+def _counted(outcomes: Outcomes, total: int) -> Outcomes:
+    """The outcomes, with a bar on a terminal, and else ten lines in the log."""
+    failed = 0
+    bar = tqdm(desc="convert", total=total, unit="case", disable=None)
+    with bar, logging_redirect_tqdm():
+        for number, (case, outcome) in enumerate(outcomes, 1):
+            failed += isinstance(outcome, Failure)
+            yield case, outcome
+            bar.update()
+            bar.set_postfix(ok=number - failed, failed=failed, refresh=False)
+            if bar.disable and total >= 10 and number * 10 // total > (number - 1) * 10 // total:
+                _log.info("%d of %d cases, %d failed", number, total, failed)
 
 
 @contextmanager
-def _executor(processes: int) -> Iterator[Executor]:
-    executor: Executor
-    if processes == 1:
-        executor = ThreadPoolExecutor(1)
-    else:
-        executor = ProcessPoolExecutor(
-            processes,
-            get_context("spawn"),
-            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads,
-            (1,),
-        )
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the run as Ctrl-C does, so that a batch system leaves true records."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        yield executor
+        yield
     finally:
-        executor.shutdown(cancel_futures=True)
+        signal.signal(signal.SIGTERM, before)
 
 
-def _convert(job: CaseJob) -> dict[str, Any]:
-    job.folder.mkdir(parents=True)
-    return convert_case(job)
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
 
 
-def _take(output: Output, raw: RawCase, key: str, future: Future[dict[str, Any]]) -> bool:
+def _take(output: Output, raw: RawCase, key: str, outcome: Outcome) -> bool:
     """Publish a case, or note why it failed; whether it is published."""
-    error = future.exception()
-    if error is None:
-        facts = future.result()
-        for warning in facts["warnings"]:
-            _log.warning("case %s: warning: %s", raw.case, warning)
-        output.publish(raw, key, facts)
-    elif isinstance(error, AMAEError):
-        _fail(output, raw, str(error))
-    elif isinstance(error, BrokenProcessPool):
-        _fail(output, raw, "a process died, perhaps out of memory: run again with -np 1")
-    else:
-        _log.debug("case %s", raw.case, exc_info=error)
-        _fail(
-            output, raw, f"unexpected {type(error).__name__}: run with -v and report what it says"
-        )
-    return error is None
+    if isinstance(outcome, Failure):
+        _fail(output, raw, outcome)
+        return False
+    for warning in outcome.facts["warnings"]:
+        _log.warning("case %s: warning: %s", raw.case, warning)
+    output.publish(raw, key, outcome)
+    return True
 
 
-def _fail(output: Output, raw: RawCase, reason: str) -> None:
-    _log.error("case %s: %s", raw.case, reason)
-    output.fail(raw, reason)
+def _fail(output: Output, raw: RawCase, failure: Failure) -> None:
+    _log.error("case %s: %s [%s]", raw.case, failure.message, failure.code)
+    if failure.details:
+        _log.debug("case %s: %s", raw.case, failure.details)
+    output.fail(raw, failure.code, failure.message)
+
+
+def _count(output: Output, splits: set[str]) -> dict[str, int]:
+    """How many cases of these splits have each contrast."""
+    entries = [entry for entry in output.entries.values() if entry["split"] in splits]
+    return {
+        name: sum(entry["present"][channel] == "1" for entry in entries)
+        for channel, name in enumerate(output.template.contrasts)
+    }

@@ -18,7 +18,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from amae_nnunet.errors import InputError
+from amae_nnunet.convert.codes import CaseError
 
 _SPACING_RANGE = (0.05, 20.0)  # mm: outside of it the unit is not millimetres
 _MAX_SHEAR = 1e-3  # cosine between two axes of the grid
@@ -27,29 +27,32 @@ _INT16 = np.iinfo(np.int16)
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-def open_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def open_nifti(path: Path, name: str, volume: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Read one volume.
 
     Args:
         path: a ``.nii`` or ``.nii.gz`` file.
+        name: what errors call it.
+        volume: which volume of a 4-D file, from 0; None for a file that has only one.
 
     Returns:
         The voxels ``(x, y, z)``, a real type, all finite; the affine
         ``(4, 4)``, voxel index to RAS+ position in mm.
 
     Raises:
-        InputError: the file is damaged, not one real 3-D volume, or its geometry is not usable.
+        CaseError: the file is damaged, not one real 3-D volume, or its geometry is not usable.
     """
-    name = path.name
     try:
         content = path.read_bytes()
         if content.startswith(_GZIP_MAGIC):
             content = gzip.decompress(content)
         image = _nifti_class(content).from_bytes(content)
-        voxels = _read_voxels(image, name)
+        voxels = _read_voxels(image, name, volume)
     except (OSError, EOFError, zlib.error, ValueError, ImageFileError, HeaderDataError) as error:
         reason = " ".join(str(error.args[-1] if error.args else error).split())
-        raise InputError(f"{name} is damaged or not NIfTI ({reason}): copy it again") from None
+        raise CaseError(
+            "E_DAMAGED", f"{name} is damaged or not NIfTI ({reason}): copy it again"
+        ) from None
     return voxels, _check_affine(image, name)
 
 
@@ -57,41 +60,58 @@ def image_values(voxels: np.ndarray, name: str) -> np.ndarray:
     """The voxels of a contrast as int16 if they are whole numbers that fit, else as float32.
 
     Raises:
-        InputError: all voxels are the same, or a value is too large for float32.
+        CaseError: all voxels are the same, or a value is too large for float32.
     """
     low, high = voxels.min(), voxels.max()
     if low == high:
-        raise InputError(
-            f"{name} has the value {low} everywhere, which says nothing: remove the file"
+        raise CaseError(
+            "E_EMPTY", f"{name} has the value {low} everywhere, which says nothing: remove the file"
         )
     if voxels.dtype.kind in "iub" and low >= _INT16.min and high <= _INT16.max:
         return voxels.astype(np.int16)
     with np.errstate(over="ignore"):
         values = voxels.astype(np.float32)
     if not np.isfinite(values).all() or values.min() == values.max():
-        raise InputError(f"{name}: values {low:g} to {high:g} do not fit 32 bits: rescale the file")
+        raise CaseError(
+            "E_TYPE", f"{name}: values {low:g} to {high:g} do not fit 32 bits: rescale the file"
+        )
     return values
 
 
-def label_values(voxels: np.ndarray, labels: Mapping[str, int], name: str) -> np.ndarray:
+def label_values(
+    voxels: np.ndarray,
+    labels: Mapping[str, int],
+    name: str,
+    label_map: Mapping[int, int] | None = None,
+) -> np.ndarray:
     """The voxels of a label as uint8; values within 0.001 of a whole number are rounded.
 
+    Args:
+        voxels: as ``open_nifti`` gives them.
+        labels: name -> value that the result may have.
+        name: what errors call the file.
+        label_map: value in the file -> value of ``labels``, where the two differ.
+
     Raises:
-        InputError: a value is not one of the template's.
+        CaseError: a value is not one of the template's.
     """
     rounded = np.rint(voxels)
-    unknown = ~np.isin(rounded, list(labels.values()))
+    values = rounded.copy()
+    for old, new in (label_map or {}).items():
+        values[rounded == old] = new
+    unknown = ~np.isin(values, list(labels.values()))
     if voxels.dtype.kind == "f":
         unknown |= np.abs(voxels - rounded) > _MAX_LABEL_ERROR
     if unknown.any():
-        values = np.unique(voxels[unknown])
-        listed = ", ".join(f"{value:g}" for value in values[:5]) + ", ..." * (len(values) > 5)
+        strange = np.unique(voxels[unknown])
+        listed = ", ".join(f"{value:g}" for value in strange[:5]) + ", ..." * (len(strange) > 5)
         known = ", ".join(f"{key} {value}" for key, value in labels.items())
-        raise InputError(
+        raise CaseError(
+            "E_LABEL_VALUES",
             f"{name} has label values {listed} that the template does not know ({known}): "
-            "correct the label or the template"
+            "correct the label, or give the template a map",
         )
-    return rounded.astype(np.uint8)
+    return values.astype(np.uint8)
 
 
 def _nifti_class(content: bytes) -> Any:
@@ -101,38 +121,52 @@ def _nifti_class(content: bytes) -> Any:
     raise ImageFileError("no NIfTI header")
 
 
-def _read_voxels(image: Any, name: str) -> np.ndarray:
+def _read_voxels(image: Any, name: str, volume: int | None) -> np.ndarray:
     if image.get_data_dtype().kind not in "iuf":
-        raise InputError(
+        raise CaseError(
+            "E_TYPE",
             f"{name} has colour or complex voxels ({image.header.get_value_label('datatype')}): "
-            "give the magnitude image"
+            "give the magnitude image",
         )
     shape = image.shape
-    if len(shape) < 3 or min(shape) < 1 or any(size != 1 for size in shape[3:]):
-        shown = " x ".join(map(str, shape))
-        raise InputError(f"{name} is {shown}, not one 3-D volume: extract the volume you need")
-    voxels = np.asanyarray(image.dataobj).reshape(shape[:3])
+    shown = " x ".join(map(str, shape))
+    if volume is not None and not (len(shape) == 4 and min(shape) >= 1 and volume < shape[3]):
+        raise CaseError(
+            "E_4D", f"{name} is {shown} and has no volume {volume}: count the volumes from 0"
+        )
+    single = len(shape) >= 3 and min(shape) >= 1 and all(size == 1 for size in shape[3:])
+    if volume is None and not single:
+        raise CaseError(
+            "E_4D", f"{name} is {shown}, not one 3-D volume: extract the volume you need"
+        )
+    part = image.dataobj if volume is None else image.dataobj[..., volume]
+    voxels = np.asanyarray(part).reshape(shape[:3])
     bad = voxels.size - int(np.isfinite(voxels).sum()) if voxels.dtype.kind == "f" else 0
     if bad:
-        raise InputError(f"{name} has {bad} NaN or infinite voxels: replace them")
+        raise CaseError("E_NONFINITE", f"{name} has {bad} NaN or infinite voxels: replace them")
     return voxels
 
 
 def _check_affine(image: Any, name: str) -> np.ndarray:
     affine = np.asarray(image.affine, dtype=np.float64)
     if not image.header["sform_code"] and not image.header["qform_code"]:
-        raise InputError(
-            f"{name} has no position in the scanner (sform and qform): export it again"
+        raise CaseError(
+            "E_NO_GEOMETRY",
+            f"{name} has no position in the scanner (sform and qform): export it again",
         )
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
-        raise InputError(f"{name} has an affine that cannot be inverted: export it again")
+        raise CaseError(
+            "E_NO_GEOMETRY", f"{name} has an affine that cannot be inverted: export it again"
+        )
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     shown = " x ".join(f"{size:g}" for size in spacing)
     if spacing.min() < _SPACING_RANGE[0] or spacing.max() > _SPACING_RANGE[1]:
-        raise InputError(
-            f"{name} has voxels of {shown} mm: is its unit millimetres? export it again"
+        raise CaseError(
+            "E_UNITS", f"{name} has voxels of {shown} mm: is its unit millimetres? export it again"
         )
     axes = affine[:3, :3] / spacing
     if np.abs(axes.T @ axes - np.eye(3)).max() > _MAX_SHEAR:
-        raise InputError(f"{name} has a sheared affine: resample it to a rectangular grid")
+        raise CaseError(
+            "E_SHEAR", f"{name} has a sheared affine: resample it to a rectangular grid"
+        )
     return affine

@@ -1,145 +1,234 @@
-"""The folder written into: published cases, their ledger, and the files nnU-Net reads.
+"""The folder written into: published cases, and the ledger that says which they are.
 
-``cases.jsonl``, the ledger, has one line a case and is the only truth; ``contrasts.json`` and
-``dataset.json`` are made from it. A case is a transaction: its files are written into
-``.amae_tmp/CASE``, then moved into place, then its line is added. A temporary folder without a
-line is what an interrupted run left, and is removed with whatever it had moved. Not in the paper.
+``cases.jsonl``, the ledger, has one line a case and is the only truth; all other records are made
+from it. A case is a transaction: its files are written and checked in ``.amae_tmp/CASE``, then
+moved into place, then its line is added. A temporary folder without a line is what an interrupted
+run left, and is removed with whatever it had moved. A part of a run (``parts.py``) keeps its
+ledger in a folder of its own; whoever opens the whole target takes all parts in. Not in the paper.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
+import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
-
-from amae_nnunet import __version__
-from amae_nnunet.contrasts import SCHEMA, ContrastRecord
-from amae_nnunet.convert.case import ENDING, LABEL_FILE
-from amae_nnunet.convert.scan import RawCase
+from amae_nnunet.contrasts import ContrastRecord
+from amae_nnunet.convert import parts
+from amae_nnunet.convert.case import ENDING, LABEL_FILE, MONTAGE_FILE
+from amae_nnunet.convert.codes import CaseError
+from amae_nnunet.convert.ledger import append_line, read_lines, write_lines
+from amae_nnunet.convert.lock import locked
+from amae_nnunet.convert.parts import Part
+from amae_nnunet.convert.records import DESCRIPTION, write_records
+from amae_nnunet.convert.report import write_report
+from amae_nnunet.convert.source import RawCase
 from amae_nnunet.convert.target import LAYOUT, Target
 from amae_nnunet.convert.template import Template
-from amae_nnunet.errors import ConfigError, InputError
+from amae_nnunet.convert.worker import DISK_FULL, Converted
+from amae_nnunet.errors import ConfigError
 
 LEDGER = "cases.jsonl"
 FAILURES = "failures.jsonl"
+MONTAGES = "report"
 _TEMPORARY = ".amae_tmp"
-_log = logging.getLogger(__name__)
+_LOCK = ".amae_lock"
+_CASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@contextmanager
+def opened(
+    target: Target, template: Template, splits: Collection[str], part: Part | None = None
+) -> Iterator[Output]:
+    """Open or make a target, clear what an interrupted run left, and leave true records.
+
+    Args:
+        target: where cases go.
+        template: what their files are.
+        splits: those of the cases that this run, with all its parts, may write.
+        part: which part of the run this is; None takes in what parts have done.
+
+    Raises:
+        ConfigError: the folder is not ours, is in use by another run, is of other contrasts,
+            labels or splits, or its disk is full.
+        InputError: its ledger or record cannot be read.
+    """
+    _check_folder(target)
+    with ExitStack() as stack:
+        stack.enter_context(_full_disk_explained(target.folder))
+        target.folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(locked(target.folder / _LOCK, shared=part is not None))
+        if part:
+            part.folder(target.folder).mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(part.folder(target.folder) / _LOCK))
+        output = Output(target, template, frozenset(splits), part)
+        output.begin()
+        ended = False
+        try:
+            yield output
+            ended = True
+        finally:
+            output.finish(ended)
 
 
 @dataclass
 class Output:
-    """An opened target; ``open`` makes one, ``finish`` must end it.
+    """An opened target; ``opened`` makes one.
 
     Attributes:
         target: where cases go.
         template: what their files are.
+        splits: those that the run may write.
+        part: which part of the run this is.
         entries: the ledger, case -> its line.
-        failures: the failures of this run, in order.
+        failures: the failures of this run.
     """
 
     target: Target
     template: Template
+    splits: frozenset[str]
+    part: Part | None = None
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
-    _taken: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _taken: dict[str, tuple[str, str]] = field(default_factory=dict)
 
-    @classmethod
-    def open(cls, target: Target, template: Template) -> Output:
-        """Open or make the folder, and clear what an interrupted run left.
-
-        Raises:
-            ConfigError: the folder is not ours, or is of other contrasts, labels or splits.
-            InputError: its ledger or record cannot be read.
-        """
-        output = cls(target, template)
-        if target.folder.exists() and not target.folder.is_dir():
-            raise ConfigError(f"{target.folder} is a file: choose a folder")
-        if target.folder.is_dir() and any(target.folder.iterdir()):
-            output._check_existing()
-        for line in _read_lines(target.folder / LEDGER):
-            output.entries.pop(line["case"], None)
-            if line["key"]:
-                output.entries[line["case"]] = line
-        output._taken = {case.casefold(): entry for case, entry in output.entries.items()}
-        splits = {entry["split"] for entry in output.entries.values()} | {target.split}
+    def begin(self) -> None:
+        """Read what is there, and clear what an interrupted run left."""
+        self._check_existing()
+        shards = [self._journal] if self.part else parts.part_folders(self._folder)
+        for folder in dict.fromkeys([self._folder, *shards]):
+            for line in read_lines(folder / LEDGER):
+                self.entries.pop(line["case"], None)
+                if line["key"]:
+                    self.entries[line["case"]] = line
+        splits = {entry["split"] for entry in self.entries.values()} | self.splits
         if {"train", "unlabeled"} <= splits:
             raise ConfigError(
-                f"{target.folder.name} would hold train and unlabeled cases: give the unlabeled "
+                f"{self._folder.name} would hold train and unlabeled cases: give the unlabeled "
                 "ones a data set of their own (-d, -n)"
             )
-        target.images.mkdir(parents=True, exist_ok=True)
-        left = target.folder / _TEMPORARY
-        for case in os.listdir(left) if left.is_dir() else ():
-            if case not in output.entries:
-                output._remove_files(case)
-        shutil.rmtree(left, ignore_errors=True)
-        output._write_records()
-        return output
+        if self.part:
+            parts.enter(self.part, self._folder, self.template.digest, sorted(self.splits))
+        self._taken = {
+            case.casefold(): (entry["source"], entry["split"])
+            for case, entry in self.entries.items()
+        }
+        for folder in {self._journal, *shards}:
+            self._clear(folder / _TEMPORARY)
+        if self.part:  # a last line may be half
+            write_lines(self._journal / LEDGER, read_lines(self._journal / LEDGER))
+        else:
+            self._take_in(shards)
+
+    def finish(self, ended: bool) -> None:
+        """Write failures and records as they now are.
+
+        Args:
+            ended: whether all cases were tried; if not, what failed before still counts.
+        """
+        self._clear(self._journal / _TEMPORARY)
+        tried = {failure["source"] for failure in self.failures}
+        kept = [
+            line
+            for line in read_lines(self._journal / FAILURES)
+            if line["split"] not in self.splits
+            or not (ended or line["source"] in tried or line["case"] in self.entries)
+        ]
+        write_lines(self._journal / FAILURES, _in_order(kept + self.failures))
+        if not self.part:
+            self._write_records()
+            write_report(
+                self._folder,
+                self._folder.name,
+                list(self.template.contrasts),
+                [self.entries[case] for case in sorted(self.entries)],
+                read_lines(self._folder / FAILURES),
+                MONTAGES,
+            )
+        elif ended:
+            parts.leave(self.part, self._folder)
 
     def scratch(self, case: str) -> Path:
         """The temporary folder of a case."""
-        return self.target.folder / _TEMPORARY / case
+        return self._journal / _TEMPORARY / case
 
-    def clash(self, raw: RawCase) -> str:
-        """Why the case's name cannot be used here, empty if it can."""
-        entry = self._taken.get(raw.case.casefold())
-        if entry and entry["source"] != raw.folder.name:
-            return f"folder {raw.folder.name} gets the same name as {entry['source']}: rename it"
-        if entry and entry["split"] != self.target.split:
-            return f"it is in the data set already, in split {entry['split']}: rename one"
-        return ""
+    def claim(self, raw: RawCase) -> None:
+        """Take a case's name.
+
+        Raises:
+            CaseError: it cannot be used, or another case has it.
+        """
+        if not _CASE.fullmatch(raw.case):
+            raise CaseError("E_NAME", f"{raw.case!r} cannot be a file's name: rename it")
+        split = self.target.split_of(raw)
+        source, other = self._taken.setdefault(raw.case.casefold(), (raw.source, split))
+        if source != raw.source:
+            raise CaseError("E_NAME", f"{raw.source} gets the same name as {source}: rename it")
+        if other != split:
+            raise CaseError("E_NAME", f"it is there already, in split {other}: rename one")
 
     def is_done(self, case: str, key: str) -> bool:
         """Whether the case was converted from the same input, and its files are still there."""
         entry = self.entries.get(case, {})
         return entry.get("key") == key and all(
-            path.is_file() for path in self._paths(case, "label" in entry).values()
+            path.is_file() for path in self._paths(case, entry).values()
         )
 
-    def publish(self, raw: RawCase, key: str, facts: Mapping[str, Any]) -> None:
+    def publish(self, raw: RawCase, key: str, converted: Converted) -> None:
         """Move the files of a converted case into place, and add its line."""
-        case, scratch = raw.case, self.scratch(raw.case)
-        self._withdraw(case)
-        for name, path in self._paths(case, "label" in facts).items():
+        line = {
+            "case": raw.case,
+            "source": raw.source,
+            "subject": raw.subject,
+            "split": self.target.split_of(raw),
+            "key": key,
+            **converted.facts,
+        }
+        self._withdraw(raw.case)
+        for name, path in self._paths(raw.case, line).items():
             path.parent.mkdir(exist_ok=True)
-            os.replace(scratch / name, path)
-        entry = {"case": case, "source": raw.folder.name, "split": self.target.split, "key": key}
-        self.entries[case] = {**entry, **facts}
-        _append_line(self.target.folder / LEDGER, self.entries[case])
-        shutil.rmtree(scratch)
-
-    def fail(self, raw: RawCase, reason: str) -> None:
-        """Note that a case failed; what an earlier version of its files gave is removed."""
-        failure = {"case": raw.case, "source": raw.folder.name, "split": self.target.split}
-        self.failures.append({**failure, "error": reason})
-        entry = self.entries.get(raw.case, {})
-        if entry.get("source") == raw.folder.name and entry["split"] == self.target.split:
-            self.scratch(raw.case).mkdir(parents=True, exist_ok=True)
-            self._withdraw(raw.case)
+            os.replace(converted.folder / name, path)
+        append_line(self._journal / LEDGER, line)
+        self.entries[raw.case] = line
         shutil.rmtree(self.scratch(raw.case), ignore_errors=True)
 
-    def finish(self) -> None:
-        """Write ledger, failures, ``contrasts.json`` and ``dataset.json`` as they now are."""
-        path = self.target.folder / FAILURES
-        kept = [line for line in _read_lines(path) if line["split"] != self.target.split]
-        _write_lines(path, kept + self.failures)
-        self._write_records()
-        shutil.rmtree(self.target.folder / _TEMPORARY, ignore_errors=True)
+    def fail(self, raw: RawCase, code: str, reason: str) -> None:
+        """Note that a case failed; what an earlier version of its files gave is removed."""
+        split = self.target.split_of(raw)
+        failure = {"case": raw.case, "source": raw.source, "split": split}
+        self.failures.append({**failure, "code": code, "error": reason})
+        entry = self.entries.get(raw.case)
+        same = entry and (entry["source"], entry["split"]) == (raw.source, split)
+        if same and code != "E_NAME":  # which says nothing of what is there
+            self.scratch(raw.case).mkdir(parents=True, exist_ok=True)
+            self._withdraw(raw.case)
+        if _CASE.fullmatch(raw.case):
+            shutil.rmtree(self.scratch(raw.case), ignore_errors=True)
+
+    @property
+    def _folder(self) -> Path:
+        return self.target.folder
+
+    @property
+    def _journal(self) -> Path:
+        """Where this run keeps ledger, failures and scratch."""
+        return self.part.folder(self._folder) if self.part else self._folder
 
     def _check_existing(self) -> None:
-        folder, template = self.target.folder, self.template
-        described = folder / "dataset.json"
-        if not (folder / LEDGER).is_file() or described.is_file() != bool(self.target.dataset):
-            raise ConfigError(
-                f"{folder} holds files that were not written this way: choose an empty folder"
-            )
+        folder, template = self._folder, self.template
+        described = folder / DESCRIPTION
+        if described.is_file() and not self.target.dataset:
+            raise ConfigError(f"{folder} is a data set: choose another folder for -o")
+        if not (folder / LEDGER).is_file():
+            return  # an earlier run was stopped before it had written anything
+        if self.target.dataset and not described.is_file():
+            raise ConfigError(f"{folder} holds inference inputs: choose another data set")
         recorded = ContrastRecord.read(folder).contrasts
         if recorded != tuple(template.contrasts):
             raise ConfigError(
@@ -154,90 +243,95 @@ class Output:
                     f"{dict(template.labels)}: choose another data set or template"
                 )
 
-    def _paths(self, case: str, label: bool) -> dict[str, Path]:
+    def _take_in(self, shards: list[Path]) -> None:
+        """Make ledger and failures of the parts the target's own; then the parts are forgotten."""
+        abouts = [parts.read_about(folder) for folder in shards]
+        if any(about["template"] != self.template.digest for about in abouts):
+            raise ConfigError(
+                f"{self._folder.name} holds parts of another template than {self.template.name}: "
+                "merge them with that one"
+            )
+        replaced = {split for about in abouts for split in about["splits"]}
+        lines = [
+            line for line in read_lines(self._folder / FAILURES) if line["split"] not in replaced
+        ]
+        for folder in shards:
+            lines += read_lines(folder / FAILURES)
+        write_lines(self._folder / FAILURES, _in_order(lines))
+        self._write_records()
+        if shards:
+            scratch = self._folder / _TEMPORARY
+            scratch.mkdir(exist_ok=True)
+            os.rename(self._folder / parts.PARTS, scratch / parts.PARTS)  # all of them at once
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _write_records(self) -> None:
+        """Write the ledger and, from it, what nnU-Net and a reader need; the ledger comes last."""
+        entries = [self.entries[case] for case in sorted(self.entries)]
+        scratch = self._folder / _TEMPORARY
+        write_records(self.target, self.template, entries, scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
+        write_lines(self._folder / LEDGER, entries)
+
+    def _paths(self, case: str, entry: Mapping[str, Any]) -> dict[str, Path]:
         """Scratch file name -> published path."""
+        images, labels = self.target.images(entry["split"]), self.target.labels(entry["split"])
         channels = [f"{channel:04d}{ENDING}" for channel in range(len(self.template.contrasts))]
-        paths = {name: self.target.images / f"{case}_{name}" for name in channels}
-        if label and self.target.labels:
-            paths[LABEL_FILE] = self.target.labels / f"{case}{ENDING}"
+        paths = {name: images / f"{case}_{name}" for name in channels}
+        if "label" in entry and labels:
+            paths[LABEL_FILE] = labels / f"{case}{ENDING}"
+        if entry["montage"]:
+            paths[MONTAGE_FILE] = self._montage(case)
         return paths
+
+    def _montage(self, case: str) -> Path:
+        return self._folder / MONTAGES / f"{case}.webp"
 
     def _withdraw(self, case: str) -> None:
         """Take an old version of a case back, line first."""
         if self.entries.pop(case, None):
-            _append_line(self.target.folder / LEDGER, {"case": case, "key": ""})
+            append_line(self._journal / LEDGER, {"case": case, "key": ""})
             self._remove_files(case)
 
     def _remove_files(self, case: str) -> None:
+        self._montage(case).unlink(missing_ok=True)
         for images, labels in LAYOUT.values() if self.target.dataset else [("", None)]:
             for channel in range(len(self.template.contrasts)):
-                path = self.target.folder / images / f"{case}_{channel:04d}{ENDING}"
+                path = self._folder / images / f"{case}_{channel:04d}{ENDING}"
                 path.unlink(missing_ok=True)
             if labels:
-                (self.target.folder / labels / f"{case}{ENDING}").unlink(missing_ok=True)
+                (self._folder / labels / f"{case}{ENDING}").unlink(missing_ok=True)
 
-    def _write_records(self) -> None:
-        folder, template = self.target.folder, self.template
-        entries = [self.entries[case] for case in sorted(self.entries)]
-        _write_lines(folder / LEDGER, entries)
-        record = ContrastRecord(tuple(template.contrasts), template.required)
-        for entry in entries:
-            flags = [flag == "1" for flag in entry["present"]]
-            record.add(entry["case"], flags, entry["split"], subject=entry["case"])
-        record.write(folder)
-        if self.target.dataset:
-            self._write_dataset_json(self.target.dataset)
+    def _clear(self, scratch: Path) -> None:
+        """Remove a temporary folder, and what was moved out of it for cases without a line."""
+        for case in os.listdir(scratch) if scratch.is_dir() else ():
+            if case not in self.entries:
+                self._remove_files(case)
+        shutil.rmtree(scratch, ignore_errors=True)
 
-    def _write_dataset_json(self, dataset: str) -> None:
-        training = self.target.folder / LAYOUT["train"][0]
-        first = f"_0000{ENDING}"
-        found = {path.name.removesuffix(first) for path in training.glob(f"*{first}")}
-        for case in sorted(found - set(self.entries)):
-            _log.warning(
-                "warning: %s has case %s, which is not in %s: remove it",
-                training.name,
-                case,
-                LEDGER,
-            )
-        scratch = self.scratch("dataset")
-        scratch.mkdir(parents=True, exist_ok=True)
-        generate_dataset_json(
-            str(scratch),
-            channel_names={str(index): name for index, name in enumerate(self.template.contrasts)},
-            labels=dict(self.template.labels),
-            num_training_cases=len(found),
-            file_ending=ENDING,
-            dataset_name=dataset,
-            description=self.template.description,
-            license="not given",
-            converted_by=f"amae-nnunet-convert {__version__}",
-            amae={
-                "schema": SCHEMA,
-                "contrasts": list(self.template.contrasts),
-                "required": list(self.template.required),
-            },
+
+def _check_folder(target: Target) -> None:
+    folder = target.folder
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file: choose a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / _LOCK).is_file():
+        raise ConfigError(
+            f"{folder} holds files that were not written this way: choose an empty folder"
         )
-        os.replace(scratch / "dataset.json", self.target.folder / "dataset.json")
-        shutil.rmtree(scratch)
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file, but for a last line that was interrupted."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+def _in_order(failures: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Failures in an order that says nothing of the run."""
+    return sorted(failures, key=lambda line: (line["case"], line["source"], line["split"]))
+
+
+@contextmanager
+def _full_disk_explained(folder: Path) -> Iterator[None]:
     try:
-        return [json.loads(line) for line in lines]
-    except ValueError:
-        raise InputError(f"{path} is not a JSON-lines file: remove the whole folder") from None
-
-
-def _write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    temporary = path.with_suffix(".jsonl.tmp")
-    temporary.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
-    temporary.replace(path)
-
-
-def _append_line(path: Path, line: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(f"{json.dumps(line)}\n")
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise ConfigError(
+            f"the disk of {folder} is full: free some space and run again, what is done is kept"
+        ) from None

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from amae_nnunet.convert.source import RawCase
 from amae_nnunet.errors import ConfigError
 
 _VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -27,28 +28,32 @@ class Target:
 
     Attributes:
         folder: the data set's folder, or the folder of inference inputs.
-        split: ``train``, ``test`` or ``unlabeled``.
+        split: of cases whose input names none: ``train``, ``test`` or ``unlabeled``.
         dataset: the name for ``dataset.json``; None for inference inputs, which have no labels
             and lie in ``folder`` itself.
+        folds: how many folds by subject are written; None for those that are needed.
     """
 
     folder: Path
     split: str = "test"
     dataset: str | None = None
+    folds: int | None = None
 
-    @property
-    def images(self) -> Path:
-        """The folder of the images."""
-        return self.folder / LAYOUT[self.split][0] if self.dataset else self.folder
+    def split_of(self, raw: RawCase) -> str:
+        """The split of a case."""
+        return raw.split or self.split if self.dataset else self.split
 
-    @property
-    def labels(self) -> Path | None:
-        """The folder of the labels, None if they are not used."""
-        name = LAYOUT[self.split][1]
+    def images(self, split: str) -> Path:
+        """The folder of a split's images."""
+        return self.folder / LAYOUT[split][0] if self.dataset else self.folder
+
+    def labels(self, split: str) -> Path | None:
+        """The folder of a split's labels, None if they are not used."""
+        name = LAYOUT[split][1]
         return self.folder / name if self.dataset and name else None
 
 
-def dataset_target(identifier: int, name: str, split: str) -> Target:
+def dataset_target(identifier: int, name: str, split: str, folds: int | None = None) -> Target:
     """The target ``nnUNet_raw/DatasetXXX_NAME``.
 
     Raises:
@@ -68,4 +73,4 @@ def dataset_target(identifier: int, name: str, split: str) -> Target:
         other = next((path.name for path in taken if path.name != dataset), None)
         if other:
             raise ConfigError(f"{variable} has {other}: choose another number than {identifier}")
-    return Target(Path(raw) / dataset, split, dataset)
+    return Target(Path(raw) / dataset, split, dataset, folds)

@@ -1,37 +1,24 @@
 """``amae-nnunet-convert`` as a user meets it: the installed script in a fresh process."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from cli.script import command, environment
 from convert.studies import AFFINE, SHAPE, ledger, lesion, load, make_case, save, tree, voxels
 from convert.studies import write_template as write_tiny
 from nibabel import orientations
 
 from amae_nnunet.contrasts import ContrastRecord
 
-SCRIPT = Path(sys.executable).with_name("amae-nnunet-convert")
 CANARY = "CANARY"
-
-
-def environment(raw_folder):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet")}
-    return {**kept, **({"nnUNet_raw": str(raw_folder)} if raw_folder else {})}
-
-
-def command(*arguments, raw_folder=None):
-    return subprocess.run(
-        [SCRIPT, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=environment(raw_folder),
-        timeout=120,
-    )
+RECORDS = (
+    *(".amae_lock", "cases.jsonl", "contrasts.json", "failures.jsonl"),
+    *("report.html", "report.json"),
+)
 
 
 def geometry(path):
@@ -86,13 +73,15 @@ def test_train_then_test_make_one_data_set(good):
         "  T1           2 cases",
         "  FLAIR        3 cases",
         "  T1CE         2 cases",
+        f"look: {dataset / 'report.html'}",
         "next: nnUNetv2_plan_and_preprocess -d 501 -c 3d_fullres --verify_dataset_integrity",
     ]
     channels = [f"{channel:04d}.nii.gz" for channel in range(3)]
-    expected = {"cases.jsonl", "contrasts.json", "dataset.json", "failures.jsonl"}
+    expected = {*RECORDS, "dataset.json"}
     for images, cases in (("Tr", ("full", "flair_0001", "own-grid")), ("Ts", ("labeled", "bare"))):
         expected |= {f"images{images}/{case}_{name}" for case in cases for name in channels}
         expected |= {f"labels{images}/{case}.nii.gz" for case in cases if case != "bare"}
+        expected |= {f"report/{case}.webp" for case in cases}
     assert tree(dataset) == sorted(expected)
 
 
@@ -201,142 +190,6 @@ def test_nnunet_accepts_the_data_set(good):
     assert "WARNING" not in done.stdout
 
 
-def spoil(path, what):
-    """Write something into ``path`` that must be refused."""
-    data = voxels(3)
-    floats = data.astype(np.float32)
-    if what in ("nan", "inf"):
-        floats[1, 1, 1] = float(what)
-        save(path, floats)
-    elif what == "truncated":
-        save(path, data)
-        path.write_bytes(path.read_bytes()[:-500])
-    elif what == "text":
-        path.write_text("not an image")
-    elif what == "empty file":
-        path.write_bytes(b"")
-    elif what == "4-D":
-        save(path, np.stack([data, data], -1))
-    elif what == "2-D":
-        save(path, data[:, :, 0])
-    elif what == "complex":
-        save(path, floats.astype(np.complex64))
-    elif what == "colour":
-        colour = np.zeros(SHAPE, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
-        save(path, colour)
-    elif what == "sheared":
-        sheared = AFFINE.copy()
-        sheared[0, 1] = 0.3
-        save(path, data, sheared)
-    elif what == "no affine":
-        save(path, data, codes=(0, 0))
-    elif what == "metres":
-        save(path, data, AFFINE @ np.diag([1e-3, 1e-3, 1e-3, 1]))
-    elif what == "micrometres":
-        save(path, data, AFFINE @ np.diag([1e3, 1e3, 1e3, 1]))
-    elif what == "singular":
-        flat = AFFINE.copy()
-        flat[:, 2] = flat[:, 1]
-        save(path, data, flat, codes=(1, 0))
-    elif what in ("zero", "constant"):
-        save(path, np.full(SHAPE, 0 if what == "zero" else 5, np.int16))
-    elif what == "off the grid":
-        moved = AFFINE.copy()
-        moved[0, 3] += 3
-        save(path, lesion(), moved)
-    elif what == "zero on the grid":
-        edge = np.zeros((14, 10, 8), np.int16)
-        edge[-1] = 9
-        save(path, edge)
-    elif what == "elsewhere":
-        far = AFFINE.copy()
-        far[0, 3] += 500
-        save(path, data, far)
-    elif what == "unknown label":
-        save(path, lesion() * 3)
-    elif what == "half label":
-        save(path, lesion() * np.float32(0.5))
-    else:
-        raise ValueError(what)
-
-
-#: what is wrong -> (the file that is spoilt, what the line says)
-BAD = {
-    "nan": ("T1", "T1.nii.gz has 1 NaN or infinite voxels: replace them"),
-    "inf": ("T1", "T1.nii.gz has 1 NaN or infinite voxels: replace them"),
-    "truncated": ("T1", "T1.nii.gz is damaged or not NIfTI"),
-    "text": ("T1", "T1.nii.gz is damaged or not NIfTI (no NIfTI header): copy it again"),
-    "empty file": ("T1", "T1.nii.gz is damaged or not NIfTI"),
-    "4-D": ("T1", "T1.nii.gz is 12 x 10 x 8 x 2, not one 3-D volume"),
-    "2-D": ("T1", "T1.nii.gz is 12 x 10, not one 3-D volume"),
-    "complex": ("T1", "T1.nii.gz has colour or complex voxels (complex64)"),
-    "colour": ("T1", "T1.nii.gz has colour or complex voxels (RGB)"),
-    "sheared": ("T1", "T1.nii.gz has a sheared affine"),
-    "no affine": ("T1", "T1.nii.gz has no position in the scanner"),
-    "metres": ("T1", "T1.nii.gz has voxels of 0.002 x 0.002 x 0.003 mm: is its unit millimetres?"),
-    "micrometres": ("T1", "T1.nii.gz has voxels of 2000 x 2000 x 3000 mm"),
-    "singular": ("T1", "T1.nii.gz has an affine that cannot be inverted"),
-    "zero": ("T1", "T1.nii.gz has the value 0 everywhere"),
-    "constant": ("T1CE", "T1CE.nii.gz has the value 5 everywhere"),
-    "off the grid": ("seg", "the grid of label seg.nii.gz is that of none of T1, FLAIR, T1CE"),
-    "zero on the grid": ("T1", "T1 is zero on the whole grid of FLAIR: remove it"),
-    "elsewhere": ("FLAIR", "FLAIR (required) covers 0.0% of the grid of T1"),
-    "unknown label": ("seg", "seg.nii.gz has label values 3 that the template does not know"),
-    "half label": ("seg", "seg.nii.gz has label values 0.5 that the template does not know"),
-    "no label": ("", "no label: add a file named like seg.nii*"),
-    "no required": ("", "no FLAIR (required): add a file named like FLAIR.nii*"),
-    "ambiguous": ("", "T1 is ambiguous (T1.nii, T1.nii.gz): leave one of them"),
-    "link": ("", "link/T1.nii.gz is a link out of the input folder: copy the files into it"),
-}
-
-
-@pytest.fixture(scope="module")
-def bad(tmp_path_factory):
-    """One run over a case for each fault, between two good ones."""
-    folder = tmp_path_factory.mktemp("bad")
-    make_case(folder / "raw", "00-good")
-    make_case(folder / "raw", "zz-good")
-    for what, (file, _) in BAD.items():
-        case = make_case(folder / "raw", what)
-        if file:
-            spoil(case / f"{file}.nii.gz", what)
-    (folder / "raw" / "no label" / "seg.nii.gz").unlink()
-    (folder / "raw" / "no required" / "FLAIR.nii.gz").unlink()
-    save(folder / "raw" / "ambiguous" / "T1.nii", voxels())
-    outside = (folder / "raw" / "link" / "T1.nii.gz").rename(folder / "outside.nii.gz")
-    (folder / "raw" / "link" / "T1.nii.gz").symlink_to(outside)
-    arguments = ("-i", folder / "raw", "-d", "501", "-n", "Tiny", "-t", write_tiny(folder))
-    done = command(*arguments, raw_folder=folder / "nnUNet_raw")
-    return folder, folder / "nnUNet_raw" / "Dataset501_Tiny", done
-
-
-@pytest.mark.parametrize("what", BAD)
-def test_each_fault_has_its_line(bad, what):
-    folder, dataset, done = bad
-    case = what.replace(" ", "-")
-    lines = [line for line in done.stderr.splitlines() if line.startswith(f"case {case}: ")]
-    assert len(lines) == 1, done.stderr
-    assert BAD[what][1] in lines[0]
-    assert str(folder) not in lines[0]
-    (failure,) = [entry for entry in ledger(dataset, "failures.jsonl") if entry["case"] == case]
-    assert lines[0] == f"case {case}: {failure['error']}"
-
-
-def test_the_others_are_done_and_no_half_case_is_left(bad):
-    _, dataset, done = bad
-    assert done.returncode == 4
-    assert "Traceback" not in done.stderr
-    assert done.stdout.startswith(f"Dataset501_Tiny: 2 done, 0 skipped, {len(BAD)} failed\n")
-    files = [
-        f"{case}_{channel:04d}.nii.gz" for case in ("00-good", "zz-good") for channel in range(3)
-    ]
-    assert tree(dataset / "imagesTr") == files
-    assert tree(dataset / "labelsTr") == ["00-good.nii.gz", "zz-good.nii.gz"]
-    assert not (dataset / ".amae_tmp").exists()
-    assert json.loads((dataset / "dataset.json").read_text())["numTraining"] == 2
-    assert len(done.stderr.splitlines()) == len(BAD)
-
-
 def test_an_empty_label_is_a_warning(tmp_path):
     make_case(tmp_path / "raw", "a")
     save(tmp_path / "raw" / "a" / "seg.nii.gz", np.zeros(SHAPE, np.uint8))
@@ -345,7 +198,10 @@ def test_an_empty_label_is_a_warning(tmp_path):
         raw_folder=tmp_path / "out",
     )
     assert done.returncode == 0
-    assert done.stderr == "case a: warning: the label is empty\n"
+    assert done.stderr == "case a: warning: W_EMPTY_LABEL: the label is empty\n"
+    (entry,) = ledger(tmp_path / "out" / "Dataset001_Tiny")
+    assert entry["warnings"] == ["W_EMPTY_LABEL: the label is empty"]
+    assert entry["label"] == {"background": np.prod(SHAPE), "lesion": 0}
 
 
 def test_inference_inputs(tmp_path):
@@ -365,36 +221,84 @@ def test_inference_inputs(tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"next: nnUNetv2_predict -i {tmp_path / 'in'}" in done.stdout
     images = [f"a_{channel:04d}.nii.gz" for channel in range(3)]
-    records = ["cases.jsonl", "contrasts.json", "failures.jsonl"]
-    assert tree(tmp_path / "in") == sorted(images + records)
+    assert tree(tmp_path / "in") == sorted([*images, *RECORDS, "report/a.webp"])
     assert ContrastRecord.read(tmp_path / "in").names_present("a") == ("T1", "FLAIR")
     assert not load(tmp_path / "in" / "a_0002.nii.gz")[0].any()
     assert command(*arguments).stdout.startswith("in: 0 done, 1 skipped, 0 failed")
 
 
-def test_dry_run_writes_nothing(tmp_path):
+def test_a_dry_run_writes_a_table_and_nothing_else(tmp_path):
     make_case(tmp_path / "raw", "a", contrasts=("FLAIR", "T1"))
     make_case(tmp_path / "raw", "bb", contrasts=("T1",))
     save(tmp_path / "raw" / "a" / "odd.nii.gz", voxels())
     before = tree(tmp_path)
-    done = command("-i", tmp_path / "raw", "-t", write_tiny(tmp_path), "--dry_run")
-    assert done.returncode == 4
+    arguments = ("-i", "raw", "-t", write_tiny(tmp_path), "--dry_run")
+    done = command(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (4, "")
+    problem = "no FLAIR (required): add a file named like FLAIR.nii*, or remove the case"
     assert done.stdout.splitlines() == [
         "case  T1  FLAIR  T1CE  label",
         "a     x     x     -      x",
         "bb    x     -     -      x",
         "unmatched: a/odd.nii.gz",
-        "case bb: no FLAIR (required): add a file named like FLAIR.nii*, or remove the case",
+        f"case bb: {problem}",
+        "wrote series.tsv: edit it, then give it back with --series series.tsv",
     ]
-    assert tree(tmp_path) == sorted([*before, "tiny.json"])
+    assert tree(tmp_path) == sorted([*before, "series.tsv", "tiny.json"])
+    assert (tmp_path / "series.tsv").read_text().splitlines() == [
+        "case\tsubject\tsplit\tT1\tFLAIR\tT1CE\tlabel\tproblem",
+        "a\ta\t\traw/a/T1.nii.gz\traw/a/FLAIR.nii.gz\t\traw/a/seg.nii.gz\t",
+        f"bb\tbb\t\traw/bb/T1.nii.gz\t\t\traw/bb/seg.nii.gz\tE_REQUIRED: {problem}",
+    ]
+    again = command(*arguments, cwd=tmp_path)  # it may have been edited
+    assert again.returncode == 2
+    assert again.stderr.splitlines() == [
+        "amae-nnunet-convert: error: series.tsv exists: remove it, or name another file with "
+        "--series"
+    ]
+
+
+def test_the_table_of_a_dry_run_is_what_is_converted(tmp_path):
+    """Edited: another name, a subject, a contrast taken out, one file for another contrast."""
+    make_case(tmp_path / "raw", "a")
+    make_case(tmp_path / "raw", "b", contrasts=("T1",))
+    sheet = tmp_path / "sheets" / "mine.tsv"
+    sheet.parent.mkdir()
+    common = ("-i", tmp_path / "raw", "-t", write_tiny(tmp_path), "--series", sheet)
+    seen = command(*common, "--dry_run", cwd=tmp_path)
+    assert seen.stdout.splitlines()[-1] == (
+        f"wrote {sheet}: edit it, then give it back with --series {sheet}"
+    )
+    header, a, b = sheet.read_text().splitlines()
+    a = a.replace(f"{tmp_path}/raw/a/T1.nii.gz", "").replace("a\ta\t", "renamed\tp1\t", 1)
+    *_, t1, flair, t1ce, label, problem = b.split("\t")
+    assert (flair, t1ce, problem[:10]) == ("", "", "E_REQUIRED")
+    b = "\t".join(["b", "p2", "", flair, t1, t1ce, label, ""])  # what is called T1 is a FLAIR
+    sheet.write_text("\n".join([header, a, b]))
+    done = command(*common, "-d", 1, raw_folder=tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    dataset = tmp_path / "out" / "Dataset001_Tiny"
+    found = ContrastRecord.read(dataset).cases
+    assert {case: (entry.present, entry.subject) for case, entry in found.items()} == {
+        "renamed": ((False, True, True), "p1"),
+        "b": ((False, True, False), "p2"),
+    }
+    assert np.array_equal(load(dataset / "imagesTr" / "renamed_0001.nii.gz")[0], voxels(1))
+    assert np.array_equal(load(dataset / "imagesTr" / "b_0001.nii.gz")[0], voxels(0))
 
 
 def test_dry_run_asks_for_labels_only_where_they_are_used(tmp_path):
     make_case(tmp_path / "raw", "a", label=False)
     arguments = ("-i", tmp_path / "raw", "-t", write_tiny(tmp_path), "--dry_run")
-    assert "case a: no label" in command(*arguments).stdout
-    assert command(*arguments, "-o", tmp_path / "in").returncode == 0
+    assert "case a: no label" in command(*arguments, cwd=tmp_path).stdout
+    (tmp_path / "series.tsv").unlink()
+    assert command(*arguments, "-o", tmp_path / "in", cwd=tmp_path).returncode == 0
     assert not (tmp_path / "in").exists()
+
+
+@pytest.fixture(scope="module")
+def one_case(tmp_path_factory):
+    return make_case(tmp_path_factory.mktemp("one") / "raw", "a").parent
 
 
 @pytest.mark.parametrize(
@@ -406,10 +310,14 @@ def test_dry_run_asks_for_labels_only_where_they_are_used(tmp_path):
         (("-t", "LGG", "-d", 1, "-o", "x"), 2, "give one of them"),
         (("-t", "LGG", "-d", 1, "-np", 0), 2, "-np 0: give 1 or more"),
         (("-t", "gone.json", "-d", 1), 2, "one of Infarct, LGG"),
+        (("-t", "LGG", "-d", 1, "-num_parts", 2), 2, "-num_parts and -part_id belong together"),
+        (("-t", "LGG", "--for_model", "x"), 2, "give -o FOLDER"),
+        (("-t", "LGG", "--native", "x"), 2, "--native needs -o FOLDER"),
+        (("-t", "LGG", "-d", 1, "--layout", "bids"), 3, "give the root of the BIDS data set"),
     ],
 )
-def test_wrong_arguments_are_one_line(tmp_path, arguments, code, line):
-    done = command("-i", tmp_path, *arguments)
+def test_wrong_arguments_are_one_line(one_case, arguments, code, line):
+    done = command("-i", one_case, *arguments)
     assert done.returncode == code
     assert done.stderr.startswith("amae-nnunet-convert: error: ")
     assert line in done.stderr
@@ -426,7 +334,7 @@ def test_nothing_usable_is_exit_code_3(tmp_path):
     )
     done = command("-i", tmp_path / "gone", *arguments, raw_folder=tmp_path / "out")
     assert done.returncode == 3
-    assert "gone is not a folder" in done.stderr
+    assert "gone is not there" in done.stderr
 
 
 def test_the_template_defaults_to_the_name(tmp_path):

@@ -63,3 +63,9 @@ def tree(folder):
 
 def ledger(folder, name="cases.jsonl"):
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def contents(folder):
+    """Every file below a folder, hidden ones too, with its bytes."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

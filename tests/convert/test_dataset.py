@@ -5,15 +5,28 @@ import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from convert.studies import AFFINE, ledger, load, make_case, save, tree, voxels, write_template
+from convert.studies import (
+    AFFINE,
+    contents,
+    ledger,
+    load,
+    make_case,
+    save,
+    tree,
+    voxels,
+    write_template,
+)
 
 from amae_nnunet.contrasts import ContrastRecord
-from amae_nnunet.convert import dataset, output
+from amae_nnunet.convert import output, worker
+from amae_nnunet.convert.case import Options
 from amae_nnunet.convert.dataset import convert
+from amae_nnunet.convert.lock import locked
+from amae_nnunet.convert.scan import scan
 from amae_nnunet.convert.target import Target, dataset_target
 from amae_nnunet.convert.template import load_template
 from amae_nnunet.errors import ConfigError, InputError
@@ -38,9 +51,10 @@ def target(tmp_path):
 
 @pytest.fixture
 def go(raw, template, target):
-    def run(**changes):
-        what = {"root": raw, "template": template, "target": target, "processes": 1, **changes}
-        summary = convert(**what)
+    def run(change=lambda cases: cases, root=raw, template=template, target=target, **more):
+        cases = change(scan(root, template))
+        more = {"processes": 1, "timeout": 0, "options": Options(montages=False), **more}
+        summary = convert(cases, template, target, **more)
         return summary.done, summary.skipped, summary.failed
 
     return run
@@ -55,12 +69,12 @@ def test_what_is_done_is_skipped_and_what_changed_is_redone(go, raw, target):
     assert go() == (0, 2, 0)
     os.utime(raw / "a" / "seg.nii.gz", ns=(1, 1))
     assert go() == (1, 1, 0)
-    (target.images / "a_0001.nii.gz").unlink()
+    (target.folder / "imagesTr" / "a_0001.nii.gz").unlink()
     assert go() == (1, 1, 0)
     save(raw / "b" / "T1.nii.gz", voxels(9))
     (raw / "a" / "T1CE.nii.gz").unlink()
     assert go() == (2, 0, 0)
-    assert np.array_equal(load(target.images / "b_0000.nii.gz")[0], voxels(9))
+    assert np.array_equal(load(target.folder / "imagesTr" / "b_0000.nii.gz")[0], voxels(9))
     record = ContrastRecord.read(target.folder)
     assert record.names_present("a") == ("T1", "FLAIR")
     assert [line["case"] for line in ledger(target.folder)] == ["a", "b"]
@@ -74,13 +88,13 @@ def test_another_required_contrast_redoes_all(go, tmp_path):
 
 def test_a_failed_case_is_retried_and_its_old_files_are_gone(go, raw, target):
     go()
-    good = (raw / "a" / "T1.nii.gz").read_bytes()
-    (raw / "a" / "T1.nii.gz").write_bytes(good[:200])
+    good = (raw / "a" / "FLAIR.nii.gz").read_bytes()
+    (raw / "a" / "FLAIR.nii.gz").write_bytes(good[:200])
     assert go() == (0, 1, 1)
     assert [name for name in tree(target.folder) if "/a" in name] == []
     assert training_cases(target) == 1
     assert [line["case"] for line in ledger(target.folder, "failures.jsonl")] == ["a"]
-    (raw / "a" / "T1.nii.gz").write_bytes(good)
+    (raw / "a" / "FLAIR.nii.gz").write_bytes(good)
     assert go() == (1, 1, 0)
     assert ledger(target.folder, "failures.jsonl") == []
     assert training_cases(target) == 2
@@ -99,10 +113,10 @@ def test_an_interruption_between_two_files_leaves_nothing_half(go, raw, target, 
         real(source, goal)
 
     monkeypatch.setattr(output.os, "replace", interrupt)
-    monkeypatch.setattr(output.Output, "finish", lambda self: None)  # killed: no time to tidy up
+    monkeypatch.setattr(output.Output, "finish", lambda *_: None)  # killed: no time to tidy up
     with pytest.raises(KeyboardInterrupt):
         go()
-    assert (target.images / "b_0000.nii.gz").exists()
+    assert (target.folder / "imagesTr" / "b_0000.nii.gz").exists()
     monkeypatch.undo()
     shutil.rmtree(raw / "b")  # so that b is not simply written again
     assert go() == (0, 1, 0)
@@ -112,20 +126,44 @@ def test_an_interruption_between_two_files_leaves_nothing_half(go, raw, target, 
     assert training_cases(target) == 1
 
 
-def test_an_interrupted_run_still_writes_true_records(go, target, monkeypatch):
+def test_an_interrupted_run_still_writes_true_records(go, raw, target, monkeypatch):
+    for name in ("b", "c"):
+        make_case(raw, name, contrasts=("T1",))
+    (raw / "b" / "FLAIR.nii.gz").unlink()
+    assert go() == (1, 0, 2)
+    for name in ("a", "b"):
+        save(raw / name / "FLAIR.nii.gz", voxels(9))
+    shutil.rmtree(raw / "c")
     real = output.Output.publish
 
-    def interrupt(self, raw, key, facts):
+    def interrupt(self, raw, key, converted):
         if raw.case == "b":
             raise KeyboardInterrupt
-        real(self, raw, key, facts)
+        real(self, raw, key, converted)
 
     monkeypatch.setattr(output.Output, "publish", interrupt)
     with pytest.raises(KeyboardInterrupt):
         go()
     assert training_cases(target) == 1
     assert list(ContrastRecord.read(target.folder).cases) == ["a"]
+    assert [line["case"] for line in ledger(target.folder, "failures.jsonl")] == ["b", "c"]
     assert not (target.folder / ".amae_tmp").exists()
+    monkeypatch.undo()
+    assert go() == (1, 1, 0)
+    assert ledger(target.folder, "failures.jsonl") == []
+
+
+def test_without_a_terminal_ten_lines_say_how_far_it_is(go, raw, caplog):
+    for number in range(22):
+        make_case(raw, f"case{number:02}", contrasts=("T1", "FLAIR") if number % 2 else ("T1",))
+    for path in raw.glob("case*[02468]"):
+        save(path / "FLAIR.nii.gz", voxels() * 0)
+    caplog.set_level("INFO")
+    assert go() == (13, 0, 11)
+    said = [record.message for record in caplog.records if record.levelname == "INFO"]
+    assert len(said) == 10
+    assert said[4] == "12 of 24 cases, 5 failed"
+    assert said[9] == "24 of 24 cases, 11 failed"
 
 
 def test_a_ledger_line_cut_short_is_left_out(go, target):
@@ -138,34 +176,165 @@ def test_a_ledger_line_cut_short_is_left_out(go, target):
         go()
 
 
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (BrokenProcessPool(), "a process died, perhaps out of memory: run again with -np 1"),
-        (ZeroDivisionError("/secret/path"), "unexpected ZeroDivisionError: run with -v"),
-    ],
-)
-def test_a_case_that_ends_badly_does_not_stop_the_others(go, target, monkeypatch, error, said):
-    real = dataset.convert_case
+def test_a_case_that_ends_badly_does_not_stop_the_others(go, target, monkeypatch, caplog):
+    real = worker.convert_case
 
     def convert_case(job):
         if job.raw.case == "a":
-            raise error
+            raise ZeroDivisionError("/secret/path")
         return real(job)
 
-    monkeypatch.setattr(dataset, "convert_case", convert_case)
+    monkeypatch.setattr(worker, "convert_case", convert_case)
+    caplog.set_level("DEBUG")
     assert go() == (1, 0, 1)
     (failure,) = ledger(target.folder, "failures.jsonl")
-    assert failure["error"].startswith(said)
-    assert "/secret" not in failure["error"]
+    assert failure["error"].startswith("unexpected ZeroDivisionError: run with -v")
+    assert failure["code"] == "E_UNEXPECTED"
+    assert not any(b"/secret" in content for content in contents(target.folder).values())
     assert [name for name in tree(target.folder) if "/a" in name] == []
+    shown = [record.levelname for record in caplog.records if "/secret" in record.getMessage()]
+    assert shown == ["DEBUG"]
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_file_that_vanishes_costs_its_case(go, raw, target, monkeypatch, when):
+    def vanish(*_):
+        (raw / "a" / "FLAIR.nii.gz").unlink(missing_ok=True)
+
+    def change(cases):
+        vanish()
+        return cases
+
+    if when == "meanwhile":
+        real = worker.convert_case
+        monkeypatch.setattr(worker, "convert_case", lambda job: (vanish(), real(job))[1])
+    assert go(*([change] if when == "before" else [])) == (1, 0, 1)
+    (failure,) = ledger(target.folder, "failures.jsonl")
+    assert failure["code"] == "E_DAMAGED"
+    assert "FLAIR.nii.gz" in failure["error"]
+    assert str(raw) not in failure["error"]
+
+
+def test_two_runs_at_once_are_refused(go, target):
+    go()
+    before = contents(target.folder)
+    said = "another run writes into .*Dataset001_Tiny: wait"
+    with locked(target.folder / ".amae_lock"), pytest.raises(ConfigError, match=said):
+        go()
+    assert contents(target.folder) == before
+    assert go() == (0, 2, 0)
+
+
+def test_a_case_goes_where_its_input_says(go, target, raw):
+    make_case(raw, "c", label=False)
+
+    def say(cases):
+        return [
+            replace(raw, split="test", code="", problem="") if raw.case == "c" else raw
+            for raw in cases
+        ]
+
+    assert go(say) == (3, 0, 0)
+    assert (target.folder / "imagesTs" / "c_0000.nii.gz").is_file()
+    assert [entry["split"] for entry in ledger(target.folder)] == ["train", "train", "test"]
+    assert go(say) == (0, 3, 0)
+    with pytest.raises(ConfigError, match="would hold train and unlabeled"):
+        go(lambda cases: [replace(raw, split="unlabeled") for raw in cases])
+    inputs = Target(target.folder.parent / "inputs")
+    assert go(say, target=inputs) == (3, 0, 0)
+    assert (inputs.folder / "c_0000.nii.gz").is_file()
+
+
+def test_names_that_cannot_be_used_are_refused(go, target, tmp_path):
+    def rename(cases):
+        a, b = cases
+        return [replace(a, case="../../x"), b, replace(b), replace(a, case="B", source="other")]
+
+    assert go(rename) == (1, 0, 3)
+    codes = {line["code"] for line in ledger(target.folder, "failures.jsonl")}
+    assert codes == {"E_NAME"}
+    for _ in range(2):
+        assert go(rename) == (0, 1, 3)
+        assert (target.folder / "imagesTr" / "b_0000.nii.gz").is_file()
+    assert not list(tmp_path.glob("x*"))
+
+
+class Killed(BaseException):
+    """The end of a process, at which nothing more is tidied up."""
+
+
+@pytest.fixture
+def kill_at(monkeypatch):
+    """Let nothing be done to the disk any more from a given step on."""
+    steps = {"done": 0, "last": None}
+
+    def counted(real):
+        def step(*args, **kwargs):
+            if steps["last"] is not None and steps["done"] >= steps["last"]:
+                raise Killed
+            steps["done"] += 1
+            return real(*args, **kwargs)
+
+        return step
+
+    for name in ("replace", "rename", "unlink", "rmdir", "mkdir"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    monkeypatch.setattr(output, "append_line", counted(output.append_line))
+
+    def start(last):
+        steps.update(done=0, last=last)
+        return steps
+
+    return start
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_kill_at_any_step_changes_nothing_but_the_time(go, raw, target, tmp_path, kill_at, again):
+    make_case(raw, "c", contrasts=("T1",))  # fails
+    other = Target(tmp_path / "other" / target.dataset, "train", target.dataset)
+    copy = Target(tmp_path / "copy" / target.dataset, "train", target.dataset)
+
+    def prepare():
+        shutil.rmtree(target.folder, ignore_errors=True)
+        if again:
+            save(raw / "b" / "T1CE.nii.gz", voxels(3))
+            os.utime(raw / "b" / "T1.nii.gz", ns=(1, 1))
+            go()
+            (raw / "b" / "T1CE.nii.gz").unlink()
+            os.utime(raw / "b" / "T1.nii.gz", ns=(2, 2))
+
+    prepare()
+    steps = kill_at(None)
+    go()
+    total = steps["done"]
+    assert total > 15
+    go(target=other)
+    for last in range(total):
+        kill_at(None)
+        prepare()
+        kill_at(last)
+        with pytest.raises(Killed):
+            go()
+        kill_at(None)
+        (raw / "b").rename(tmp_path / "b")  # so that b is not simply done again
+        if target.folder.exists():
+            shutil.copytree(target.folder, copy.folder)
+        go(target=copy)
+        (tmp_path / "b").rename(raw / "b")
+        names = {name.split("_")[0] for name in tree(copy.folder / "imagesTr")}
+        assert names == {entry["case"] for entry in ledger(copy.folder)}, last
+        assert len(tree(copy.folder / "imagesTr")) == 3 * len(names), last
+        shutil.rmtree(copy.folder)
+        go()
+        assert contents(target.folder) == contents(other.folder), last
 
 
 def test_a_name_taken_by_another_folder_or_split_fails_and_changes_nothing(
     go, raw, target, tmp_path
 ):
     go()
-    before = {name: (target.images / name).stat().st_mtime_ns for name in tree(target.images)}
+    images = target.folder / "imagesTr"
+    before = {name: (images / name).stat().st_mtime_ns for name in tree(images)}
     (raw / "a").rename(raw / "A")
     assert go() == (0, 1, 1)
     test = Target(target.folder, "test", target.dataset)
@@ -174,10 +343,10 @@ def test_a_name_taken_by_another_folder_or_split_fails_and_changes_nothing(
     assert go(root=tmp_path / "raw_test", target=test) == (1, 0, 1)
     said = [line["error"] for line in ledger(target.folder, "failures.jsonl")]
     assert said == [
-        "folder A gets the same name as a: rename it",
-        "it is in the data set already, in split train: rename one",
+        "A gets the same name as a: rename it",
+        "it is there already, in split train: rename one",
     ]
-    assert all((target.images / name).stat().st_mtime_ns == then for name, then in before.items())
+    assert all((images / name).stat().st_mtime_ns == then for name, then in before.items())
     assert training_cases(target) == 2
 
 
@@ -213,25 +382,22 @@ def test_a_foreign_folder_is_refused_and_left_alone(go, target, tmp_path):
         go()
     assert tree(target.folder) == ["precious.txt"]
     go(target=Target(tmp_path / "Dataset002_Tiny", "train", "Dataset002_Tiny"))
-    with pytest.raises(ConfigError, match="choose an empty folder"):
+    with pytest.raises(ConfigError, match="is a data set: choose another folder for -o"):
         go(target=Target(tmp_path / "Dataset002_Tiny"))
+    go(target=Target(tmp_path / "inputs"))
+    with pytest.raises(ConfigError, match="holds inference inputs"):
+        go(target=Target(tmp_path / "inputs", "train", "Dataset003_Tiny"))
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is a file"):
         go(target=Target(tmp_path / "file"))
 
 
-def test_output_inside_the_input_is_refused(go, raw):
-    with pytest.raises(ConfigError, match="lies in the input folder"):
-        go(target=Target(raw / "out"))
-    assert not (raw / "out").exists()
-
-
 def test_a_strange_case_in_the_images_is_counted_and_named(go, target, caplog):
     go()
-    (target.images / "x_0000.nii.gz").touch()
+    (target.folder / "imagesTr" / "x_0000.nii.gz").touch()
     go()
     assert training_cases(target) == 3
-    assert "imagesTr has case x, which is not in cases.jsonl: remove it" in caplog.text
+    assert "imagesTr has case x, which was not converted here: remove it" in caplog.text
 
 
 def test_another_data_set_of_the_same_number_is_refused(tmp_path, monkeypatch):
@@ -247,14 +413,6 @@ def test_another_data_set_of_the_same_number_is_refused(tmp_path, monkeypatch):
         dataset_target(8, "../../x", "train")
 
 
-def test_two_processes_write_what_one_writes(go, target, tmp_path):
-    other = Target(tmp_path / "Dataset002_Tiny", "train", "Dataset001_Tiny")
-    assert go() == (2, 0, 0)
-    assert go(target=other, processes=2) == (2, 0, 0)
-    for name in tree(target.folder):
-        assert (target.folder / name).read_bytes() == (other.folder / name).read_bytes()
-
-
 def test_a_contrast_that_covers_half_or_less_is_missing(go, raw, target, template):
     def shifted(voxels_away):
         affine = AFFINE.copy()
@@ -267,13 +425,16 @@ def test_a_contrast_that_covers_half_or_less_is_missing(go, raw, target, templat
     a, b = ledger(target.folder)
     assert (a["present"], b["present"]) == ("111", "011")
     assert a["contrasts"]["T1"]["status"] == "resampled"
-    assert a["warnings"] == ["T1 covers 87.5% of the grid of FLAIR"]
-    assert b["warnings"] == ["T1 covers 37.5% of the grid of FLAIR, it counts as missing"]
-    assert not load(target.images / "b_0000.nii.gz")[0].any()
+    assert a["warnings"] == ["W_COVERAGE: T1 covers 87.5% of the grid of FLAIR"]
+    (dropped,) = b["warnings"]
+    assert dropped.startswith(
+        "W_DROPPED: T1 counts as missing (E_COVERAGE): T1 covers 37.5% of the grid of FLAIR"
+    )
+    assert not load(target.folder / "imagesTr" / "b_0000.nii.gz")[0].any()
 
 
 def test_torch_is_never_imported():
-    rooms = ["dataset", "output", "target", "scan", "template", "nifti", "grid", "case"]
+    rooms = ["dataset", "cluster", "processes", "scan", "grid", "case"]
     lines = [f"import amae_nnunet.convert.{room}" for room in rooms]
     lines += ["import sys", "assert 'torch' not in sys.modules"]
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)

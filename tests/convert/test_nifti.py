@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from convert.studies import AFFINE, SHAPE, save, voxels
 
+from amae_nnunet.convert.codes import CaseError
 from amae_nnunet.convert.nifti import image_values, label_values, open_nifti
-from amae_nnunet.errors import InputError
 
 LABELS = {"background": 0, "lesion": 1}
 
@@ -16,14 +16,14 @@ LABELS = {"background": 0, "lesion": 1}
 def test_voxels_and_affine_come_through(tmp_path, name, image_class):
     header = image_class.header_class(endianness=">")
     nib.save(image_class(voxels().astype(">i2"), AFFINE, header), tmp_path / name)
-    found, affine = open_nifti(tmp_path / name)
+    found, affine = open_nifti(tmp_path / name, name)
     assert not found.dtype.isnative
     assert np.array_equal(image_values(found, name), voxels())
     assert np.array_equal(affine, AFFINE)
 
 
 def test_a_trailing_axis_of_one_is_dropped(tmp_path):
-    found, _ = open_nifti(save(tmp_path / "x.nii.gz", voxels()[..., None, None]))
+    found, _ = open_nifti(save(tmp_path / "x.nii.gz", voxels()[..., None, None]), "x")
     assert found.shape == SHAPE
 
 
@@ -32,22 +32,22 @@ def test_a_flipped_bit_is_found_by_the_checksum(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x10
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"x\.nii\.gz is damaged"):
-        open_nifti(path)
+    with pytest.raises(CaseError, match=r"x\.nii\.gz is damaged"):
+        open_nifti(path, path.name)
 
 
 def test_an_uncompressed_file_cut_short_is_found(tmp_path):
     path = save(tmp_path / "x.nii", voxels())
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"x\.nii is damaged"):
-        open_nifti(path)
+    with pytest.raises(CaseError, match=r"x\.nii is damaged"):
+        open_nifti(path, path.name)
 
 
 def test_a_zip_of_no_nifti_is_found(tmp_path):
     path = tmp_path / "x.nii.gz"
     path.write_bytes(gzip.compress(b"no image" * 100))
-    with pytest.raises(InputError, match="no NIfTI header"):
-        open_nifti(path)
+    with pytest.raises(CaseError, match="no NIfTI header"):
+        open_nifti(path, path.name)
 
 
 @pytest.mark.parametrize(
@@ -68,13 +68,13 @@ def test_image_types(values, dtype):
 
 @pytest.mark.parametrize("values", [[0.0, 1e39], [0.0, 1e-50]])
 def test_values_that_do_not_fit_float32_are_refused(values):
-    with pytest.raises(InputError, match="do not fit 32 bits"):
+    with pytest.raises(CaseError, match="do not fit 32 bits"):
         image_values(np.array(values), "x")
 
 
 @pytest.mark.parametrize("value", [0, 7])
 def test_a_constant_image_is_refused(value):
-    with pytest.raises(InputError, match=f"x has the value {value} everywhere"):
+    with pytest.raises(CaseError, match=f"x has the value {value} everywhere"):
         image_values(np.full(SHAPE, value, np.int16), "x")
 
 
@@ -82,6 +82,28 @@ def test_float_labels_are_rounded():
     found = label_values(np.array([0.0004, 0.9996, 1.0]), LABELS, "x")
     assert found.dtype == np.uint8
     assert found.tolist() == [0, 1, 1]
+
+
+def test_labels_are_mapped_all_at_once():
+    swapped = label_values(
+        np.array([0, 1, 2, 4]), {"a": 0, "b": 1, "c": 2}, "x", {1: 2, 2: 1, 4: 1}
+    )
+    assert swapped.tolist() == [0, 2, 1, 1]
+    with pytest.raises(CaseError, match="x has label values 4 that"):
+        label_values(np.array([1, 3, 4]), LABELS, "x", {3: 1})
+
+
+def test_one_volume_of_several_is_read(tmp_path):
+    data = np.stack([voxels(0), voxels(1)], axis=-1)
+    path = save(tmp_path / "x.nii.gz", data)
+    for volume in (0, 1):
+        found, affine = open_nifti(path, "x", volume)
+        np.testing.assert_array_equal(found, voxels(volume))
+        np.testing.assert_array_equal(affine, AFFINE)
+    with pytest.raises(CaseError, match="x is 12 x 10 x 8 x 2 and has no volume 2"):
+        open_nifti(path, "x", 2)
+    with pytest.raises(CaseError, match="x is 12 x 10 x 8 and has no volume 0"):
+        open_nifti(save(tmp_path / "y.nii.gz", voxels()), "x", 0)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +117,6 @@ def test_float_labels_are_rounded():
     ],
 )
 def test_unknown_labels_are_listed(values, listed):
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(CaseError) as caught:
         label_values(values, LABELS, "x")
     assert f"x has label values {listed}" in str(caught.value)

@@ -29,8 +29,10 @@ def test_files_are_found_below_the_case_and_by_any_case(root, template):
     (root / "a" / "notes.txt").write_text("no image")
     save(root / "a" / "other.nii.gz", voxels())
     case = only(root, template)
-    assert case.contrasts == {"FLAIR": "anat/flair.NII.GZ", "T1CE": "t1ce.nii"}
-    assert (case.label, case.unmatched, case.problem) == (None, ("other.nii.gz",), "")
+    assert list(case.contrasts) == ["FLAIR", "T1CE"]
+    assert [file.name for file in case.contrasts.values()] == ["anat/flair.NII.GZ", "t1ce.nii"]
+    assert case.contrasts["T1CE"].paths == (root / "a" / "t1ce.nii",)
+    assert (case.label, case.unmatched, case.code) == (None, ("other.nii.gz",), "")
 
 
 @pytest.mark.parametrize(
@@ -53,14 +55,17 @@ def test_the_second_case_of_one_name_fails(root, template, one, two):
     make_case(root, one)
     make_case(root, two)
     first, second = scan(root, template)
-    assert first.problem == ""
-    assert second.problem == f"folder {two} gets the same name as {one}: rename one of them"
+    assert first.code == ""
+    assert second.problem == f"{two} gets the same name as {one}: rename one of them"
+    assert second.code == "E_NAME"
 
 
 def test_two_files_of_one_contrast_are_ambiguous(root, template):
     make_case(root, "a")
     save(root / "a" / "old" / "T1.nii", voxels())
-    assert only(root, template).problem.startswith("T1 is ambiguous (T1.nii.gz, old/T1.nii)")
+    case = only(root, template)
+    assert case.problem.startswith("T1 is ambiguous (T1.nii.gz, old/T1.nii)")
+    assert case.code == "E_AMBIGUOUS"
 
 
 def test_a_file_of_two_contrasts_is_refused(root, tmp_path):
@@ -92,7 +97,9 @@ def test_links_out_of_the_input_are_refused(root, tmp_path, template, kind):
         make_case(root, "a", contrasts=("FLAIR",))
         link = {"file": "T1.nii.gz", "folder": "more"}[kind]
         (root / "a" / link).symlink_to(outside / "T1.nii.gz" if kind == "file" else outside)
-    problem = only(root, template).problem
+    case = only(root, template)
+    problem = case.problem
+    assert case.code == "E_LINK"
     assert problem.endswith("is a link out of the input folder: copy the files into it")
     assert str(tmp_path) not in problem
 
@@ -109,6 +116,12 @@ def test_a_link_to_nothing_is_named(root, template):
     make_case(root, "a", contrasts=("FLAIR",))
     (root / "a" / "T1.nii.gz").symlink_to(root / "gone.nii.gz")
     assert only(root, template).problem.startswith("a/T1.nii.gz is a link to nothing")
+
+
+def test_a_case_that_is_a_link_to_nothing_is_named(root, template):
+    (root / "a").symlink_to(root / "gone")
+    case = only(root, template)
+    assert (case.code, case.problem.split(":")[0]) == ("E_LINK", "a is a link to nothing")
 
 
 def test_a_raw_folder_must_hold_folders(root, template):

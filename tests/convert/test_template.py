@@ -66,6 +66,20 @@ def test_the_digest_follows_content_and_channel_order(tmp_path):
         ({"contrasts": {"T1": []}, "required": []}, "T1: patterns must be a list"),
         ({"required": ["SWI"]}, "required must list contrasts of T1, FLAIR, T1CE"),
         ({"required": "T1"}, "required must list"),
+        ({"required": None}, "required must list"),
+        ({"required": ["T1|SWI"]}, r"required must list .* \(or A\|B for one of two\)"),
+        ({"accepts": ["T1"]}, "accepts must be an object with keys of T1, FLAIR, T1CE"),
+        ({"accepts": {"SWI": ["GRE"]}}, "accepts must be an object with keys of T1, FLAIR, T1CE"),
+        ({"accepts": {"T1": "GRE"}}, "accepts of T1 must be a list of contrasts"),
+        ({"accepts": {"T1": []}}, "accepts of T1 must be a list of contrasts"),
+        ({"accepts": {"T1": ["T 1"]}}, "contrast name 'T 1'"),
+        ({"accepts": {"T1": ["PD", "PD"]}}, "contrast PD is named twice"),
+        ({"accepts": {"T1": ["T1", "T1CE"]}}, "T1CE would feed both T1 and T1CE: give it to one"),
+        ({"accepts": {"T1": ["PD"], "FLAIR": ["PD"]}}, "PD would feed both T1 and FLAIR"),
+        ({"label": {**TEMPLATE["label"], "map": {"x": 1}}}, 'map must be like {"4": 3}'),
+        ({"label": {**TEMPLATE["label"], "map": {"4": 2}}}, "to values of 0, 1"),
+        ({"label": {**TEMPLATE["label"], "map": {"4": "1"}}}, "map must be like"),
+        ({"label": {**TEMPLATE["label"], "map": [4]}}, "map must be like"),
         ({"label": None}, "label must have the keys"),
         ({"label": {"patterns": ["a"], "labels": {"lesion": 1}}}, "with background 0"),
         ({"label": {"patterns": ["a"], "labels": {"background": 0, "x": 2}}}, "without a gap"),
@@ -76,6 +90,33 @@ def test_a_wrong_template_is_refused(tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load_template(str(write_template(tmp_path, **changes)))
     assert str(caught.value).startswith("template tiny.json: ")
+
+
+def test_a_channel_takes_its_own_contrast_or_the_first_of_those_it_accepts(tmp_path):
+    plain = load_template(str(write_template(tmp_path)))
+    assert plain.accepts == {"T1": ("T1",), "FLAIR": ("FLAIR",), "T1CE": ("T1CE",)}
+    assert plain.feed({"T1CE": 1, "PD": 2, "T1": 3}) == {"T1": ("T1", 3), "T1CE": ("T1CE", 1)}
+    template = load_template(str(write_template(tmp_path, accepts={"T1": ["PD", "T1"]})))
+    assert template.digest != plain.digest
+    turned = load_template(str(write_template(tmp_path, accepts={"T1": ["T1", "PD"]})))
+    assert template.feed({"T1": 1, "PD": 2}) == {"T1": ("PD", 2)}
+    assert turned.feed({"T1": 1, "PD": 2}) == {"T1": ("T1", 1)}
+    assert turned.digest != template.digest
+
+
+def test_one_of_two_channels_can_be_required(tmp_path):
+    template = load_template(str(write_template(tmp_path, required=["FLAIR", "T1|T1CE"])))
+    assert template.required == ("FLAIR", "T1|T1CE")
+    assert template.missing_required({"FLAIR", "T1CE"}) == []
+    assert template.missing_required({"T1": 0}) == ["FLAIR"]
+    assert template.missing_required([]) == ["FLAIR", "T1|T1CE"]
+
+
+def test_values_of_the_label_can_be_mapped(tmp_path):
+    label = {**TEMPLATE["label"], "map": {"4": 1, "2": 0}}
+    template = load_template(str(write_template(tmp_path, label=label)))
+    assert template.label_map == {4: 1, 2: 0}
+    assert template.digest != load_template(str(write_template(tmp_path))).digest
 
 
 def test_no_template_names_the_known_ones(tmp_path):

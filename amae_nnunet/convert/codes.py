@@ -1,0 +1,76 @@
+"""The stable codes of what can be wrong with a case, for scripts that read the failures.
+
+``E_`` codes end a case or a contrast, ``W_`` codes are doubts that the ledger and the report list.
+Not in the paper, which describes no conversion.
+"""
+
+from __future__ import annotations
+
+from amae_nnunet.errors import InputError
+
+#: code -> what it means; README and report show this table.
+CODES = {
+    "E_DAMAGED": "a file is cut short, or is not what its name says",
+    "E_NONFINITE": "voxels are NaN or infinite",
+    "E_4D": "a file holds no single 3-D volume",
+    "E_TYPE": "colour or complex voxels, or values too large for 32 bits",
+    "E_SHEAR": "the grid is not rectangular",
+    "E_UNITS": "spacing or extent is not that of a head in millimetres",
+    "E_NO_GEOMETRY": "there is no position in the scanner",
+    "E_EMPTY": "all voxels are the same",
+    "E_LABEL_VALUES": "the label has values that the template does not know",
+    "E_LABEL_GRID": "the label lies on the grid of no image",
+    "E_NO_LABEL": "a training case has no label",
+    "E_REQUIRED": "a required contrast is missing",
+    "E_COVERAGE": "a contrast covers less than half of the case's grid",
+    "E_AMBIGUOUS": "several files or series could be one contrast",
+    "E_NAME": "a name cannot be used, or two cases would get the same",
+    "E_LINK": "a link leads nowhere or out of the input folder",
+    "E_TABLE": "a row of the table is wrong, or names a file that is not there",
+    "E_MISSING_SLICES": "slices are missing inside a stack",
+    "E_DUPLICATE_POSITION": "two different slices lie at one position",
+    "E_NONUNIFORM": "the distance between slices varies",
+    "E_MATRIX": "slices of one stack have different sizes",
+    "E_ORIENTATION": "slices of one stack have different orientations",
+    "E_FEW_SLICES": "a stack has too few slices or covers too little",
+    "E_NOT_A_VOLUME": "dcm2niix did not make the one volume that the headers promise",
+    "E_FRAMES": "a multi-frame file cannot be split into volumes",
+    "E_PREDICTION_CASE": "a prediction is of no case of the inputs",
+    "E_PREDICTION_GRID": "a prediction does not lie on the grid of its case",
+    "E_TIMEOUT": "a case took longer than the time limit",
+    "E_CRASH": "the process of a case died",
+    "E_UNEXPECTED": "an error of this program",
+    "W_COVERAGE": "a contrast covers less than 90 % of the case's grid",
+    "W_DROPPED": "an optional contrast could not be used and counts as missing",
+    "W_AMBIGUOUS": "several series were equally good and one was taken",
+    "W_UNVERIFIED": "the rule that named the contrast was never seen at work on real data",
+    "W_B_VALUE": "the trace image has a b-value outside 700 to 2000 s/mm2",
+    "W_FRAME": "contrasts lie in different frames of reference: the patient may have moved",
+    "W_DUPLICATES": "files were there twice and one copy was used",
+    "W_SLICES_END": "slices seem to be missing at an end of the stack",
+    "W_EMPTY_LABEL": "the label is empty",
+    "W_REGISTRATION": "the registration was not plausible and the header's position was kept",
+}
+
+
+class CaseError(InputError):
+    """What keeps one case, or one contrast of it, from being converted.
+
+    Args:
+        code: a key of ``CODES``.
+        message: one line: what was found, in which file, and what to do next.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def warning(code: str, message: str) -> str:
+    """A doubt about a case as the ledger keeps it: ``W_COVERAGE: T1 covers ...``."""
+    assert code in CODES, code
+    return f"{code}: {message}"

@@ -1,0 +1,202 @@
+"""From the stacks of a DICOM tree to cases: a case a study, named by keyed hashes.
+
+The sheet stands between the two. It is made from rules and choice, or read back as the user left
+it, and cases are made from it alone, so that a second step does what the first one showed. Not in
+the paper.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from amae_nnunet.convert.codes import CaseError, warning
+from amae_nnunet.convert.dicom.choose import Judged, choose, doubts
+from amae_nnunet.convert.dicom.rules import ACCEPTED, Rules, Verdict
+from amae_nnunet.convert.dicom.sheet import Row, channel_of, make_row
+from amae_nnunet.convert.dicom.stack import Stack
+from amae_nnunet.convert.dicom.volume import DicomVolume
+from amae_nnunet.convert.identity import Identities
+from amae_nnunet.convert.source import NiftiFile, RawCase
+from amae_nnunet.convert.template import Template
+
+_LABEL_ENDINGS = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What decides which stacks are taken.
+
+    Attributes:
+        template: the channels and what they accept.
+        rules: name the contrasts.
+        ids: name cases and subjects.
+        b_value: wanted one of TRACE, s/mm2.
+        strict: a doubt about a wanted contrast is a problem of the case.
+        labels: folder with a label a study, named by case or StudyInstanceUID; None for none.
+    """
+
+    template: Template
+    rules: Rules
+    ids: Identities
+    b_value: float = 1000.0
+    strict: bool = False
+    labels: Path | None = None
+
+
+def select(stacks: Sequence[Stack], selection: Selection) -> tuple[list[Row], list[RawCase]]:
+    """Name the contrasts of all stacks and choose; the sheet's rows, and the cases, by study."""
+    rows: list[Row] = []
+    cases = []
+    for study in _studies(stacks):
+        judged = [Judged(stack, selection.rules.judge(stack.facts, stack.code)) for stack in study]
+        accepts = selection.template.accepts
+        choices = choose(judged, accepts, b_value=selection.b_value)
+        case, subject = _names(study[0], selection.ids)
+        rows += [make_row(case, subject, *pair) for pair in zip(judged, choices, strict=True)]
+        chosen = {
+            choice.channel: DicomVolume(item.stack, item.verdict.evidence, choice.warnings)
+            for item, choice in zip(judged, choices, strict=True)
+            if choice.channel
+        }
+        doubtful = [
+            f"series {item.facts.series_number}: {choice.why_not or choice.warnings[-1]}"
+            for item, choice in zip(judged, choices, strict=True)
+            if choice.ambiguous and selection.strict
+        ]
+        cases.append(_case(case, subject, study, chosen, doubtful, selection))
+    return rows, cases
+
+
+def select_by_sheet(
+    rows: Sequence[Row], stacks: Mapping[str, Stack], selection: Selection
+) -> list[RawCase]:
+    """The cases that a sheet asks for, whatever the rules think.
+
+    Args:
+        rows: of ``read_sheet``, which has checked them.
+        stacks: key -> stack.
+        selection: the rules tell which of the user's choices they share.
+    """
+    cases = []
+    for name in sorted({row.case for row in rows}):
+        mine = [row for row in rows if row.case == name]
+        chosen = {}
+        for row in (row for row in mine if row.chosen):
+            judged = _judged_as(stacks[row.key], row.contrast, selection.rules)
+            channel = channel_of(row.contrast, selection.template.accepts)
+            evidence = judged.verdict.evidence
+            chosen[channel] = DicomVolume(judged.stack, evidence, doubts(judged, selection.b_value))
+        study = [stacks[row.key] for row in mine]
+        cases.append(_case(name, mine[0].subject, study, chosen, [], selection))
+    return cases
+
+
+def _studies(stacks: Sequence[Stack]) -> list[list[Stack]]:
+    studies: dict[str, list[Stack]] = {}
+    for stack in stacks:
+        studies.setdefault(stack.study, []).append(stack)
+    return list(studies.values())
+
+
+def _names(stack: Stack, ids: Identities) -> tuple[str, str]:
+    """Case and subject; a study without a PatientID is a subject of its own."""
+    return ids.case(stack.study), ids.subject(stack.patient or f"study {stack.study}")
+
+
+def _judged_as(stack: Stack, contrast: str, rules: Rules) -> Judged:
+    """A stack as the contrast that the user named; the rules' own evidence if they agree."""
+    verdict = rules.judge(stack.facts, stack.code)
+    if verdict.status != ACCEPTED or verdict.contrast != contrast:
+        verdict = Verdict(contrast, ACCEPTED, "user", "sheet", "named in the sheet")
+    return Judged(stack, verdict)
+
+
+def _case(
+    case: str,
+    subject: str,
+    study: Sequence[Stack],
+    chosen: Mapping[str, DicomVolume],
+    doubtful: Sequence[str],
+    selection: Selection,
+) -> RawCase:
+    template = selection.template
+    contrasts = {name: chosen[name] for name in template.contrasts if name in chosen}
+    code = problem = ""
+    unusable = _unusable(study, contrasts, selection)
+    try:
+        if doubtful:
+            raise CaseError("E_AMBIGUOUS", f"{'; '.join(doubtful)}: choose in the series sheet")
+        missing = template.missing_required(contrasts)
+        if missing or not contrasts:
+            raise _required(missing, unusable)
+        label = _find_label(case, study[0].study, selection.labels)
+    except CaseError as error:
+        code, problem, label = error.code, error.message, None
+    warnings = [
+        warning("W_DROPPED", f"{channel} counts as missing ({error.code}): {error.message}")
+        for channel, error in unusable.items()
+    ]
+    return RawCase(
+        case,
+        case,
+        subject,
+        contrasts,
+        label,
+        code=code,
+        problem=problem,
+        warnings=(*warnings, *_frames(contrasts)),
+    )
+
+
+def _unusable(
+    study: Sequence[Stack], contrasts: Mapping[str, DicomVolume], selection: Selection
+) -> dict[str, CaseError]:
+    """Channels that a stack would feed if it were one whole volume -> what is wrong with it."""
+    found: dict[str, CaseError] = {}
+    for stack in study:
+        if stack.code:
+            contrast = selection.rules.judge(stack.facts).contrast
+            channel = channel_of(contrast, selection.template.accepts)
+            if channel and channel not in contrasts:
+                text = f"series {stack.facts.series_number}: {stack.problem}"
+                found.setdefault(channel, CaseError(stack.code, text))
+    return found
+
+
+def _required(missing: Sequence[str], unusable: Mapping[str, CaseError]) -> CaseError:
+    """Why a study without a required contrast, or without any, cannot be a case."""
+    lacking = [channel for entry in missing for channel in entry.split("|")]
+    for channel in lacking or unusable:
+        if channel in unusable:
+            return CaseError(unusable[channel].code, f"{channel}: {unusable[channel].message}")
+    what = f"no {' and no '.join(missing)} (required)" if missing else "no contrast at all"
+    return CaseError(
+        "E_REQUIRED", f"{what} was recognised: see --dry_run, and name series in the series sheet"
+    )
+
+
+def _frames(contrasts: Mapping[str, DicomVolume]) -> list[str]:
+    """A doubt for each contrast that lies in another frame of reference than most."""
+    frames = {name: volume.stack.facts.frame_of_reference for name, volume in contrasts.items()}
+    usual = Counter(frame for frame in frames.values() if frame).most_common(1)
+    return [
+        warning("W_FRAME", f"{name} was not acquired in the position of the others")
+        for name, frame in frames.items()
+        if frame and frame != usual[0][0]
+    ]
+
+
+def _find_label(case: str, study: str, folder: Path | None) -> NiftiFile | None:
+    """The label of a study, by the case's name or the StudyInstanceUID.
+
+    Raises:
+        CaseError: there are several.
+    """
+    names = [f"{name}{ending}" for name in (case, study) for ending in _LABEL_ENDINGS]
+    paths = [folder / name for name in names if (folder / name).is_file()] if folder else []
+    if len(paths) > 1:
+        raise CaseError("E_AMBIGUOUS", f"there are {len(paths)} labels of the case: leave one")
+    return NiftiFile(paths[0], "label") if paths else None

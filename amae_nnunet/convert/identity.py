@@ -1,0 +1,100 @@
+"""Identifiers that tell nothing: keyed hashes of what names a study and a patient.
+
+``HMAC-SHA256(key, text)``, cut to 12 hexadecimal digits. Whoever has the key can find a case's
+study again; the key lies outside of every data set, and without it the identifiers cannot be
+guessed from lists of names. Not in the paper.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from amae_nnunet.convert.codes import CODES
+from amae_nnunet.convert.source import NiftiFile, RawCase, Source
+from amae_nnunet.errors import ConfigError
+
+_DIGITS = 12  # 48 bits: two of 45,000 studies meet with a chance of 4 in a million
+_MIN_KEY = 16  # bytes
+
+
+def default_key_file() -> Path:
+    """``amae-nnunet/id.key`` in the user's configuration folder."""
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "amae-nnunet" / "id.key"
+
+
+@dataclass(frozen=True)
+class Identities:
+    """Makes identifiers with one secret key."""
+
+    key: bytes
+
+    @classmethod
+    def from_file(cls, path: Path) -> Identities:
+        """Read the key, or make the file (readable for its owner only) with a new one.
+
+        Raises:
+            ConfigError: it cannot be read or made, or is shorter than 16 bytes.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(made, "w") as file:
+                    file.write(secrets.token_hex(32) + "\n")
+            except FileExistsError:
+                pass
+            key = path.read_bytes().strip()
+        except OSError as error:
+            raise ConfigError(
+                f"key file {path}: {error.strerror}: give another with --key"
+            ) from None
+        if len(key) < _MIN_KEY:
+            raise ConfigError(f"key file {path} is shorter than {_MIN_KEY} bytes: remove it")
+        return cls(key)
+
+    def case(self, study: str) -> str:
+        """The identifier of a study (StudyInstanceUID, or a folder's name)."""
+        return f"c{self._digest('study', study)}"
+
+    def subject(self, patient: str) -> str:
+        """The identifier of a patient (PatientID, or a BIDS subject)."""
+        return f"s{self._digest('patient', patient)}"
+
+    def _digest(self, kind: str, text: str) -> str:
+        return hmac.new(self.key, f"{kind}:{text}".encode(), hashlib.sha256).hexdigest()[:_DIGITS]
+
+
+def hash_cases(cases: Sequence[RawCase], ids: Identities) -> list[RawCase]:
+    """Cases whose names are taken from files and folders, without these names."""
+    hashed = []
+    for raw in cases:
+        case = ids.case(raw.source)
+        hashed.append(
+            replace(
+                raw,
+                case=case,
+                source=case,
+                subject=ids.subject(raw.subject),
+                contrasts={
+                    name: _renamed(source, f"{name} image")
+                    for name, source in raw.contrasts.items()
+                },
+                label=_renamed(raw.label, "label image") if raw.label else None,
+                unmatched=(),
+                problem=CODES[raw.code] if raw.code else "",
+            )
+        )
+    return hashed
+
+
+def _renamed(file: Source, name: str) -> NiftiFile:
+    assert isinstance(file, NiftiFile), file  # DICOM studies have no names to take away
+    warnings = tuple(text.split(":")[0] for text in file.warnings)  # their texts name files
+    return replace(file, name=name, warnings=warnings)

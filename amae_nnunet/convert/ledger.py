@@ -1,0 +1,42 @@
+"""JSON-lines files: one object a line, added to one by one, or replaced as a whole.
+
+A line that a killed process left half is not read, so what was written before it stays good. Not
+in the paper.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from amae_nnunet.errors import InputError
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file, but for a last line without an end; none if there is no file.
+
+    Raises:
+        InputError: another line is not JSON.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError:
+        raise InputError(f"{path} is not a JSON-lines file: remove the whole folder") from None
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Replace the file."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    temporary.replace(path)
+
+
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Add one object; the file must not end in half a line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{json.dumps(line)}\n")

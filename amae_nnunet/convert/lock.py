@@ -1,0 +1,43 @@
+"""A lock on a folder, so that two runs never write the same files. Not in the paper.
+
+The lock belongs to the open file and not to its name, so it ends with the process, however that
+ends, and the file may stay.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from amae_nnunet.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def locked(path: Path, shared: bool = False) -> Iterator[None]:
+    """Hold the lock ``path``, which is made if it is not there.
+
+    Args:
+        path: a file in the folder to lock.
+        shared: others may hold it as well, if they share it too.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another run writes into {path.parent}: wait until it has ended, or stop it"
+            ) from None
+        except OSError:
+            _log.warning(
+                "warning: the file system of %s has no locks: see to it that one run writes there",
+                path.parent,
+            )
+        yield

@@ -1,0 +1,58 @@
+import stat
+
+import pytest
+from convert.studies import make_case, save, voxels, write_template
+
+from amae_nnunet.convert.identity import Identities, default_key_file, hash_cases
+from amae_nnunet.convert.scan import scan
+from amae_nnunet.convert.template import load_template
+from amae_nnunet.errors import ConfigError
+
+
+def test_a_key_is_made_once_for_its_owner_only(tmp_path):
+    path = tmp_path / "deep" / "id.key"
+    first, again = Identities.from_file(path), Identities.from_file(path)
+    assert first == again
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert Identities.from_file(tmp_path / "other.key") != first
+
+
+def test_identifiers_depend_on_key_and_kind_and_are_as_hmac_says():
+    ids = Identities(b"k" * 16)
+    # printf 'study:1.2.3' | openssl dgst -sha256 -hmac kkkkkkkkkkkkkkkk
+    assert ids.case("1.2.3") == "c22b5620d93c6"
+    assert ids.case("1.2.3")[1:] != ids.subject("1.2.3")[1:]
+    assert ids.case("1.2.3") != Identities(b"l" * 16).case("1.2.3")
+    assert ids.case("1.2.3") != ids.case("1.2.4")
+
+
+def test_a_bad_key_file_is_refused(tmp_path):
+    (tmp_path / "short").write_text("abc")
+    with pytest.raises(ConfigError, match="shorter than 16 bytes"):
+        Identities.from_file(tmp_path / "short")
+    with pytest.raises(ConfigError, match="give another with --key"):
+        Identities.from_file(tmp_path)
+
+
+def test_the_default_key_lies_in_the_users_configuration(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert default_key_file() == tmp_path / "amae-nnunet" / "id.key"
+
+
+def test_hashed_cases_carry_no_name_of_a_file_or_folder(tmp_path):
+    template = load_template(str(write_template(tmp_path)))
+    make_case(tmp_path / "raw", "MillerAnna")
+    make_case(tmp_path / "raw", "SmithJohn", contrasts=("T1",))
+    save(tmp_path / "raw" / "MillerAnna" / "MillerOther.nii.gz", voxels())
+    ids = Identities(b"k" * 16)
+    good, bad = hash_cases(scan(tmp_path / "raw", template), ids)
+    assert (good.case, good.subject) == (ids.case("MillerAnna"), ids.subject("MillerAnna"))
+    assert [source.name for source in good.contrasts.values()] == [
+        "T1 image",
+        "FLAIR image",
+        "T1CE image",
+    ]
+    assert good.contrasts["T1"].read()[0].shape == voxels().shape
+    assert bad.code == "E_REQUIRED"
+    shown = [good.case, good.source, good.subject, good.label.name, *good.unmatched, bad.problem]
+    assert not any(name in text for name in ("Miller", "Smith") for text in shown)
