@@ -198,6 +198,9 @@ def test_wheel_holds_the_start_up_files_the_templates_and_no_tests(wheel):
     templates = {path.name for path in (ROOT / "nnUNet_raw_templates").iterdir()}
     assert templates
     assert {f"amae_nnunet/convert/templates/{name}" for name in templates} <= names
+    data = {path for path in (ROOT / "amae_nnunet").rglob("*.*") if path.suffix in (".json", ".in")}
+    assert {path.name for path in data} >= {"rules.json", "layouts.json", "report.html.in"}
+    assert {path.relative_to(ROOT).as_posix() for path in data} <= names
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "amae_nnunet").rglob("*.py")}
     assert modules <= names
     shim = {name for name in names if name.startswith("amae_nnunet/training/ext_trainer/")}

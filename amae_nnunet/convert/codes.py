@@ -31,7 +31,6 @@ CODES = {
     "E_DUPLICATE_POSITION": "two different slices lie at one position",
     "E_NONUNIFORM": "the distance between slices varies",
     "E_MATRIX": "slices of one stack have different sizes",
-    "E_ORIENTATION": "slices of one stack have different orientations",
     "E_FEW_SLICES": "a stack has too few slices or covers too little",
     "E_NOT_A_VOLUME": "dcm2niix did not make the one volume that the headers promise",
     "E_FRAMES": "a multi-frame file cannot be split into volumes",
