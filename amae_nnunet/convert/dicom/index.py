@@ -32,13 +32,17 @@ def load_index(path: Path) -> list[Stack]:
     """Read what ``save_index`` wrote; the stacks are equal to those saved.
 
     Raises:
-        ConfigError: it is not such a file.
+        ConfigError: it is not there, or not such a file.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != _SCHEMA:
             raise ValueError(f"schema {content['schema']}")
         return [_stack(item) for item in content["stacks"]]
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path.name} is not there: write it and its sheet with --dry_run"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(
             f"{path.name} is not an index of this version: remove it and scan again"

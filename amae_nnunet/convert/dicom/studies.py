@@ -7,13 +7,15 @@ the paper.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from amae_nnunet.convert.codes import CaseError, warning
-from amae_nnunet.convert.dicom.choose import Judged, choose, doubts
+from amae_nnunet.convert.dicom.choose import Choice, Judged, choose, doubts
 from amae_nnunet.convert.dicom.rules import ACCEPTED, Rules, Verdict
 from amae_nnunet.convert.dicom.sheet import Row, channel_of, make_row
 from amae_nnunet.convert.dicom.stack import Stack
@@ -61,12 +63,8 @@ def select(stacks: Sequence[Stack], selection: Selection) -> tuple[list[Row], li
             for item, choice in zip(judged, choices, strict=True)
             if choice.channel
         }
-        doubtful = [
-            f"series {item.facts.series_number}: {choice.why_not or choice.warnings[-1]}"
-            for item, choice in zip(judged, choices, strict=True)
-            if choice.ambiguous and selection.strict
-        ]
-        cases.append(_case(case, subject, study, chosen, doubtful, selection))
+        refused = _refused(judged, choices, chosen, selection) if selection.strict else None
+        cases.append(_case(case, subject, study, chosen, refused, selection))
     return rows, cases
 
 
@@ -90,7 +88,7 @@ def select_by_sheet(
             evidence = judged.verdict.evidence
             chosen[channel] = DicomVolume(judged.stack, evidence, doubts(judged, selection.b_value))
         study = [stacks[row.key] for row in mine]
-        cases.append(_case(name, mine[0].subject, study, chosen, [], selection))
+        cases.append(_case(name, mine[0].subject, study, chosen, None, selection))
     return cases
 
 
@@ -119,7 +117,7 @@ def _case(
     subject: str,
     study: Sequence[Stack],
     chosen: Mapping[str, DicomVolume],
-    doubtful: Sequence[str],
+    refused: CaseError | None,
     selection: Selection,
 ) -> RawCase:
     template = selection.template
@@ -127,8 +125,8 @@ def _case(
     code = problem = ""
     unusable = _unusable(study, contrasts, selection)
     try:
-        if doubtful:
-            raise CaseError("E_AMBIGUOUS", f"{'; '.join(doubtful)}: choose in the series sheet")
+        if refused:
+            raise refused
         missing = template.missing_required(contrasts)
         if missing or not contrasts:
             raise _required(missing, unusable)
@@ -151,6 +149,25 @@ def _case(
     )
 
 
+def _refused(
+    judged: Sequence[Judged],
+    choices: Sequence[Choice],
+    chosen: Mapping[str, DicomVolume],
+    selection: Selection,
+) -> CaseError | None:
+    """What a strict user does not pass over: a channel left out for its damage, a close choice."""
+    for channel, error in _unusable([item.stack for item in judged], chosen, selection).items():
+        return CaseError(error.code, f"{channel}: {error.message}")
+    doubtful = [
+        f"series {item.facts.series_number}: {choice.why_not or choice.warnings[-1]}"
+        for item, choice in zip(judged, choices, strict=True)
+        if choice.ambiguous
+    ]
+    if not doubtful:
+        return None
+    return CaseError("E_AMBIGUOUS", f"{'; '.join(doubtful)}: choose in the series sheet")
+
+
 def _unusable(
     study: Sequence[Stack], contrasts: Mapping[str, DicomVolume], selection: Selection
 ) -> dict[str, CaseError]:
@@ -158,7 +175,11 @@ def _unusable(
     found: dict[str, CaseError] = {}
     for stack in study:
         if stack.code:
-            contrast = selection.rules.judge(stack.facts).contrast
+            # Its extent is not known, so that no rule may reject it for being small.
+            whole = replace(
+                stack.facts, size=(*stack.facts.size[:2], sys.maxsize), coverage=math.inf
+            )
+            contrast = selection.rules.judge(whole).contrast
             channel = channel_of(contrast, selection.template.accepts)
             if channel and channel not in contrasts:
                 text = f"series {stack.facts.series_number}: {stack.problem}"

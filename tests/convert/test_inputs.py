@@ -1,0 +1,72 @@
+"""Which reader reads what, and the sheet between a dry run and the conversion."""
+
+from dataclasses import replace
+
+import pytest
+from convert.studies import make_case, write_template
+
+from amae_nnunet.convert.inputs import Request, dry_run, find_cases
+from amae_nnunet.errors import ConfigError, InputError
+
+
+@pytest.fixture
+def request_(tmp_path):
+    make_case(tmp_path / "raw", "a")
+    make_case(tmp_path / "raw", "b", contrasts=("FLAIR",), label=False)
+    return Request(
+        tmp_path / "raw", template=str(write_template(tmp_path)), key=tmp_path / "id.key"
+    )
+
+
+def names(found):
+    return {raw.case: list(raw.contrasts) for raw in found.cases}
+
+
+def test_a_training_case_needs_a_label_and_others_do_not(request_):
+    found = find_cases(request_)
+    assert names(found) == {"a": ["T1", "FLAIR", "T1CE"], "b": ["FLAIR"]}
+    assert [raw.code for raw in found.cases] == ["", "E_NO_LABEL"]
+    for changes in ({"split": "test"}, {"with_label": False}):
+        assert [raw.code for raw in find_cases(replace(request_, **changes)).cases] == ["", ""]
+
+
+def test_a_dry_run_leaves_a_sheet_that_gives_the_same_cases(request_, tmp_path):
+    sheet = tmp_path / "series.tsv"
+    found = dry_run(replace(request_, split="test"), sheet)
+    assert found.table.splitlines()[1].split() == ["a", "x", "x", "x", "x"]
+    again = find_cases(replace(request_, split="test", sheet=sheet))
+    assert names(again) == names(found)
+    with pytest.raises(ConfigError, match=r"series.tsv exists: remove it"):
+        dry_run(request_, sheet)
+
+
+def test_the_sheet_is_obeyed(request_, tmp_path):
+    sheet = tmp_path / "series.tsv"
+    dry_run(replace(request_, split="test"), sheet)
+    lines = sheet.read_text().splitlines()
+    sheet.write_text("\n".join(line for line in lines if not line.startswith("b\t")) + "\n")
+    assert names(find_cases(replace(request_, sheet=sheet))) == {"a": ["T1", "FLAIR", "T1CE"]}
+
+
+def test_hashed_names(request_):
+    cases = find_cases(replace(request_, hash_ids=True)).cases
+    assert cases == find_cases(replace(request_, hash_ids=True)).cases
+    assert not {raw.case for raw in cases} & {"a", "b"}
+
+
+def test_a_template_is_asked_for(request_):
+    with pytest.raises(ConfigError, match="which template"):
+        find_cases(replace(request_, template=""))
+
+
+def test_a_dicom_sheet_whose_index_is_gone_is_refused_in_one_line(request_, tmp_path):
+    sheet = tmp_path / "series.tsv"
+    with pytest.raises(ConfigError, match="series.index.json .*--dry_run"):
+        find_cases(replace(request_, layout="dicom", sheet=sheet))
+
+
+def test_a_tree_without_an_image_is_refused(tmp_path, request_):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "readme").write_text("no image")
+    with pytest.raises(InputError, match="holds no DICOM image"):
+        find_cases(replace(request_, root=tmp_path / "texts"))
