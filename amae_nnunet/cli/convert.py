@@ -166,7 +166,7 @@ def _request(args: argparse.Namespace) -> Request:
 
     inference = bool(args.output)
     return Request(
-        root=args.raw,
+        root=args.raw.absolute(),
         layout=args.layout,
         template=args.template or _template_of_name(args),
         model=args.for_model,
@@ -174,7 +174,7 @@ def _request(args: argparse.Namespace) -> Request:
         sheet=None if args.dry_run else args.series,
         rules=args.rules,
         b_value=args.b_value,
-        labels=args.labels,
+        labels=args.labels.absolute() if args.labels else None,
         hash_ids=args.ids == "hash",
         key=args.key,
         strict=args.strict,
@@ -194,7 +194,7 @@ def _target(args: argparse.Namespace, template: Template) -> Target:
     from amae_nnunet.convert.target import Target, dataset_target
 
     if args.output:
-        return Target(args.output)
+        return Target(args.output.absolute())
     return dataset_target(args.dataset, args.name or template.name, args.split, args.folds)
 
 
@@ -213,7 +213,7 @@ def _convert(args: argparse.Namespace, found: Input) -> int:
         args.processes,
         Options(bool(args.register), args.strict, not args.no_pictures),
         timeout=args.timeout,
-        part=Part(args.part_id, args.num_parts) if args.num_parts else None,
+        part=Part(args.part_id, args.num_parts) if args.num_parts is not None else None,
         dask=args.dask or "",
     )
     return _report(args, target, summary)

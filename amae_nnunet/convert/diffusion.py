@@ -48,7 +48,7 @@ def trace_file(file: NiftiFile) -> NiftiFile | str:
         return f"{len(places)} volumes at b-value {chosen:g}: directions, no trace image"
     if _has_direction(file.path, places[0]):
         return f"b-value {chosen:g} in one direction only"
-    doubt = warning("W_B_VALUE", f"{file.name} has b-value {chosen:g} s/mm2")
+    doubt = warning("W_B_VALUE", f"TRACE has b = {chosen:g} s/mm2")
     return replace(
         file,
         facts={**file.facts, "b_value": chosen},

@@ -60,7 +60,7 @@ class Identities:
         return cls(key)
 
     def case(self, study: str) -> str:
-        """The identifier of a study (StudyInstanceUID, or a folder's name)."""
+        """The identifier of a study (StudyInstanceUID, or a case's name)."""
         return f"c{self._digest('study', study)}"
 
     def subject(self, patient: str) -> str:
@@ -75,7 +75,7 @@ def hash_cases(cases: Sequence[RawCase], ids: Identities) -> list[RawCase]:
     """Cases whose names are taken from files and folders, without these names."""
     hashed = []
     for raw in cases:
-        case = ids.case(raw.source)
+        case = ids.case(raw.case)
         hashed.append(
             replace(
                 raw,

@@ -164,10 +164,10 @@ def _doubt(motion: sitk.Euler3DTransform, before: float, after: float, overlap: 
     angle = math.degrees(math.acos(min(1.0, max(-1.0, cosine))))
     if overlap < _MIN_OVERLAP:
         return f"only {overlap:.1%} of the two images overlaps"
-    if shift >= _MAX_SHIFT or angle >= _MAX_ROTATION:
-        return f"the motion found, {shift:.1f} mm and {angle:.1f} degrees, is not plausible"
     if after < _MIN_INFORMATION:
         return f"the two images have little in common ({after:.2f} nats)"
+    if shift >= _MAX_SHIFT or angle >= _MAX_ROTATION:
+        return f"the motion found, {shift:.1f} mm and {angle:.1f} degrees, is not plausible"
     if not after > before * _MIN_GAIN:
         return f"a motion brings nothing ({after:.3f} nats after {before:.3f})"
     return ""

@@ -50,7 +50,7 @@ class NiftiFile:
     Attributes:
         path: the file.
         name: its path relative to the case.
-        facts: see ``Source``.
+        facts: see ``Source``; with the volume, if one is named.
         warnings: see ``Source``.
         volume: which volume of a 4-D file, from 0; None for a file that has only one.
     """
@@ -60,6 +60,10 @@ class NiftiFile:
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     volume: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.volume is not None:
+            object.__setattr__(self, "facts", {**self.facts, "volume": self.volume})
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,9 +54,10 @@ def scan_table(path: Path, template: Template) -> list[RawCase]:
 
 
 def write_table(cases: Sequence[RawCase], path: Path, template: Template) -> None:
-    """Write cases of NIfTI files as a table from which ``scan_table`` takes the same files."""
+    """Write cases as a table from which ``scan_table`` takes the same; for its owner's eyes."""
     contrasts = _contrasts(template)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    private = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(private, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
         writer.writerow(["case", "subject", "split", *contrasts, "label", "problem"])
         for raw in cases:
@@ -128,8 +130,9 @@ def _scan_row(
     number: int, texts: Mapping[str, str], spare: Sequence[str], folder: Path, template: Template
 ) -> RawCase:
     """One row: ``texts`` are its filled cells, ``spare`` those beyond the last column."""
-    case = case_id(texts.get("case", f"row {number}"))
-    found = Found(case, f"row {number}", case_id(texts.get("subject", case)))
+    source = texts.get("case", f"row {number}")
+    case = case_id(source)
+    found = Found(case, source, case_id(texts.get("subject", case)))
     found.split = texts.get("split", "").lower() or None
     try:
         _check_row(number, texts, spare)

@@ -231,7 +231,7 @@ def elsewhere(case):
     t1(case, GOOD["T1"], moved(250, 0, 0))
 
 
-@row(FAILS, "E_COVERAGE", "FLAIR (required): FLAIR covers 0.0% of the grid of T1")
+@row(FAILS, "E_COVERAGE", "FLAIR covers 0.0% of the grid of T1")
 def required_elsewhere(case):
     """A required image lies elsewhere than the one the label is drawn on."""
     save(case / "FLAIR.nii.gz", GOOD["FLAIR"], moved(250, 0, 0))
@@ -327,7 +327,7 @@ def no_required(case):
     (case / "FLAIR.nii.gz").unlink()
 
 
-@row(FAILS, "E_DAMAGED", "FLAIR (required): FLAIR.nii.gz is damaged")
+@row(FAILS, "E_DAMAGED", "FLAIR.nii.gz is damaged")
 def required_damaged(case):
     """A required contrast is damaged."""
     (case / "FLAIR.nii.gz").write_bytes(b"")
@@ -382,14 +382,14 @@ def hostile_name(case):
 # --- files on which a process hangs or dies
 
 
-@STUCK.row(FAILS, "E_TIMEOUT", "took longer than")
+@STUCK.row(FAILS, "E_TIMEOUT", "it took more than 10 s")
 def hang(case):
     """A file whose reading never ends (`--timeout`)."""
     (case / "T1.nii.gz").unlink()
     os.mkfifo(case / "T1.nii.gz")
 
 
-@STUCK.row(FAILS, "E_CRASH", "the process died")
+@STUCK.row(FAILS, "E_CRASH", "its process died")
 def crash(case):
     """A file on which the process dies."""
     hang(case)

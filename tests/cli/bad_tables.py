@@ -76,7 +76,7 @@ def label_gone(cells):
     cells["label"] = ""
 
 
-@row(FAILS, "E_NAME", "gets the same name as row")
+@row(FAILS, "E_NAME", "ABSENT gets the same name as absent")
 def clash(cells):
     """The name of another row, but for upper case."""
     cells["case"] = "ABSENT"

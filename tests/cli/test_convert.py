@@ -287,6 +287,21 @@ def test_the_table_of_a_dry_run_is_what_is_converted(tmp_path):
     assert np.array_equal(load(dataset / "imagesTr" / "b_0001.nii.gz")[0], voxels(0))
 
 
+def test_a_table_may_grow_anywhere(tmp_path):
+    for case in "ab":
+        make_case(tmp_path / "raw", case)
+    sheet = tmp_path / "series.tsv"
+    common = ("-i", tmp_path / "raw", "-t", write_tiny(tmp_path), "--series", sheet)
+    command(*common, "--dry_run")
+    run = {"raw_folder": tmp_path / "out"}
+    header, a, b = sheet.read_text().splitlines()
+    sheet.write_text(f"{header}\n{b}\n")
+    assert command(*common, "-d", 1, **run).stdout.startswith("Dataset001_Tiny: 1 done, 0 skipped")
+    sheet.write_text(f"{header}\n{a}\n{b}\n")
+    done = command(*common, "-d", 1, **run)
+    assert done.stdout.startswith("Dataset001_Tiny: 1 done, 1 skipped, 0 failed")
+
+
 def test_dry_run_asks_for_labels_only_where_they_are_used(tmp_path):
     make_case(tmp_path / "raw", "a", label=False)
     arguments = ("-i", tmp_path / "raw", "-t", write_tiny(tmp_path), "--dry_run")

@@ -164,7 +164,11 @@ def test_the_volume_that_stands_alone_at_its_b_value_is_the_trace(root, template
     directions = [(0, 0, 0)] * 3
     dwi(root / "sub-1" / "dwi" / "sub-1_dwi.nii.gz", [0, 500, 1000], directions)
     source = only(root, template).contrasts["TRACE"]
-    assert (source.volume, source.facts, source.warnings) == (2, {"b_value": 1000.0}, ())
+    assert (source.volume, source.facts, source.warnings) == (
+        2,
+        {"b_value": 1000.0, "volume": 2},
+        (),
+    )
     np.testing.assert_array_equal(source.read()[0], voxels(2))
 
 
@@ -200,7 +204,7 @@ def test_a_diffusion_image_of_one_volume_is_taken_for_the_trace(root, template):
     (path.parent / "sub-1_dwi.bval").write_text("2500\n")
     source = only(root, template).contrasts["TRACE"]
     assert source.facts == {"b_value": 2500.0}
-    assert source.warnings == ("W_B_VALUE: dwi/sub-1_dwi.nii.gz has b-value 2500 s/mm2",)
+    assert source.warnings == ("W_B_VALUE: TRACE has b = 2500 s/mm2",)
     assert source.read()[0].shape == voxels().shape
 
 

@@ -80,6 +80,26 @@ def test_what_is_done_is_skipped_and_what_changed_is_redone(go, raw, target):
     assert [line["case"] for line in ledger(target.folder)] == ["a", "b"]
 
 
+def test_what_the_input_says_of_a_case_is_part_of_it(go):
+    def say(**facts):
+        def change(cases):
+            a, b = cases
+            t1 = replace(a.contrasts["T1"], **facts)
+            return [replace(a, contrasts={**a.contrasts, "T1": t1}), b]
+
+        return change
+
+    go()
+    assert go(say()) == (0, 2, 0)
+    assert go(say(facts={"b": 1000.0})) == (1, 1, 0)
+    assert go(say(warnings=("W_B_VALUE: x",))) == (1, 1, 0)
+    assert go(say(name="T1w.nii.gz")) == (1, 1, 0)
+    assert go(say(volume=0)) == (1, 1, 0)
+    warned = ("W_FRAME: x",)
+    assert go(lambda cases: [replace(raw, warnings=warned) for raw in cases]) == (2, 0, 0)
+    assert go(options=Options(montages=False, strict=True)) == (2, 0, 0)
+
+
 def test_another_required_contrast_redoes_all(go, tmp_path):
     go()
     changed = load_template(str(write_template(tmp_path, required=["T1"])))

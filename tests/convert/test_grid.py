@@ -199,6 +199,12 @@ def test_same_grid():
         assert not same_grid(image, make_image(voxels(), other))
 
 
+def test_the_thickness_of_a_single_slice_is_part_of_its_grid():
+    thick = AFFINE @ np.diag([1, 1, 1.2, 1])
+    slices = [make_image(voxels()[:, :, :1], affine) for affine in (AFFINE, thick)]
+    assert not same_grid(*slices)
+
+
 def test_a_flipped_copy_is_on_the_same_grid():
     image = nib.Nifti1Image(voxels(), AFFINE)
     flipped = image.as_reoriented(orientations.axcodes2ornt("RAS"))

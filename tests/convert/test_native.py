@@ -173,11 +173,12 @@ def test_what_cannot_work_is_said(folders, tmp_path):
         restore(predictions, inputs, output)
 
 
-def test_16_bit_labels_stay_16_bit(folders):
+@pytest.mark.parametrize("dtype", [np.uint16, np.int64])
+def test_the_type_of_the_labels_is_kept(folders, dtype):
     predictions, _, output = folders
-    label = voxels().astype(np.uint16)
+    label = voxels().astype(dtype)
     predict(predictions, "axial", label, AFFINE)
-    restore(*folders)
+    assert restore(*folders) == (3, [])
     data, _ = load(output / "axial.nii.gz")
-    assert data.dtype == np.uint16
+    assert data.dtype == dtype
     assert np.array_equal(data, label)

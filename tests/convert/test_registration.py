@@ -96,8 +96,8 @@ def test_what_lies_in_place_stays(thin):
 def test_noise_is_not_registered(thin, sigma):
     noise = image(np.random.default_rng(0).normal(100, 30, THIN[0]).astype(np.float32))
     found = register(sitk.DiscreteGaussian(noise, sigma**2), thin["FLAIR"])
+    assert "little in common" in found.reason
     assert not found.accepted
-    assert found.after < 0.1
 
 
 @pytest.mark.parametrize("shift", [185, 1000])
@@ -122,7 +122,7 @@ def test_it_is_repeatable_and_the_ledger_can_make_it_again(thin):
     whole = sitk.Cast(moved, sitk.sitkInt16)
     found = register(whole, thin["FLAIR"], seed=3)
     assert register(whole, thin["FLAIR"], seed=3) == found
-    assert register(whole, thin["FLAIR"], seed=4) != found
+    assert register(whole, thin["FLAIR"], seed=4).rotation != found.rotation
     facts = json.loads(json.dumps(found.facts()))
     assert facts.pop("accepted")
     again = sitk.Euler3DTransform(facts["centre"], *facts["rotation"], facts["translation"])

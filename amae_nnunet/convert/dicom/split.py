@@ -45,9 +45,10 @@ def split_series(slices: Iterable[Slice], root: Path, digest: Digest) -> list[St
         root: the input folder, to which ``Stack.folder`` is relative.
         digest: hashes the pixels of a slice; asked only about slices at one position.
     """
-    series: dict[tuple[str, int, str], list[Slice]] = defaultdict(list)
+    series: dict[tuple[str, int, str, str], list[Slice]] = defaultdict(list)
     for slice_ in slices:
-        series[slice_.study, slice_.series_number, slice_.series].append(slice_)
+        key = (slice_.study, slice_.series_number, slice_.series, slice_.patient)
+        series[key].append(slice_)
     return [
         stack
         for key in sorted(series)
@@ -172,7 +173,7 @@ def _stack(
         coverage=layout.size[2] * layout.spacing[2],
         orientations=orientations,
     )
-    name = repr((first.study, first.series_number, first.series, kind))
+    name = repr((first.study, first.series_number, first.series, first.patient, kind))
     return Stack(
         key=hashlib.sha256(name.encode()).hexdigest()[:10],
         study=first.study,

@@ -63,7 +63,9 @@ def select(stacks: Sequence[Stack], selection: Selection) -> tuple[list[Row], li
             for item, choice in zip(judged, choices, strict=True)
             if choice.channel
         }
-        refused = _refused(judged, choices, chosen, selection) if selection.strict else None
+        refused = _not_one_study(study)
+        if selection.strict and not refused:
+            refused = _refused(judged, choices, chosen, selection)
         cases.append(_case(case, subject, study, chosen, refused, selection))
     return rows, cases
 
@@ -146,6 +148,17 @@ def _case(
         code=code,
         problem=problem,
         warnings=(*warnings, *_frames(contrasts)),
+    )
+
+
+def _not_one_study(study: Sequence[Stack]) -> CaseError | None:
+    """Why stacks of one StudyInstanceUID may be of several studies, which must not be mixed."""
+    patients = {stack.patient for stack in study if stack.patient}
+    if study[0].study and len(patients) < 2:
+        return None
+    what = f"{len(patients)} patients share one" if study[0].study else "the files have no"
+    return CaseError(
+        "E_AMBIGUOUS", f"{what} StudyInstanceUID: name the cases in the series sheet (--dry_run)"
     )
 
 
