@@ -17,7 +17,7 @@ import pydicom
 import pytest
 from cli.bad_dicom import AFFINE, SHAPE
 from cli.script import command
-from convert.dicom.scanner import ADC, TRACE, Frames, cut, edit, write_enhanced, write_series
+from convert.dicom.scanner import ADC, TRACE, Frames, cut, write_enhanced, write_series
 from convert.studies import ledger, lesion, make_case, save, voxels, write_template
 
 MARK = "QXZMARK"
@@ -115,7 +115,7 @@ def make_studies(raw):
     words = {"manufacturer": MARK, "image_type": f"ORIGINAL\\PRIMARY\\M\\{MARK}"}
     series(raw / "words", "T1CE", 2, **words, ScanOptions=MARK)
     echoes = [Frames(voxels(1, SHAPE), echo_time=9.0), Frames(voxels(2, SHAPE), echo_time=80.0)]
-    options = {"patient": MARK, "study": "frames", "description": f"t1 post {MARK}"}
+    options = {"patient": f"{MARK}^Anna", "study": "frames", "description": f"t1 post {MARK}"}
     options |= {"RepetitionTime": 500.0, "slice_first": True, "canary": MARK, "number": 2}
     write_enhanced(raw / "frames" / f"{MARK}.dcm", echoes, AFFINE, **options)
 
@@ -132,7 +132,7 @@ def spoil_files(raw):
             path.unlink()
         archive.writestr(f"{MARK}/broken.dcm", bytes(128) + b"DICM" + MARK.encode())
     for path in (raw / "words").iterdir():  # no date at all, and no encoding that is known
-        content = edit(path, SpecificCharacterSet=MARK).read_bytes()
+        content = path.read_bytes().replace(b"ISO_IR 192", f"{MARK}192".encode())
         path.write_bytes(content.replace(DATE.encode(), f"{MARK}X".encode()))
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from convert.studies import contents, ledger, make_case, write_template
 
 from amae_nnunet.convert import processes, worker
 from amae_nnunet.convert.case import CaseJob
-from amae_nnunet.convert.codes import CODES
+from amae_nnunet.convert.codes import CODES, CaseError
 from amae_nnunet.convert.dataset import convert
 from amae_nnunet.convert.processes import run_here, run_local
 from amae_nnunet.convert.scan import scan
+from amae_nnunet.convert.source import RawCase
 from amae_nnunet.convert.target import Target
 from amae_nnunet.convert.template import load_template
 from amae_nnunet.convert.worker import Converted, Failure
@@ -187,10 +189,12 @@ def test_a_full_disk_stops_the_run_and_leaves_nothing_half(
 
 SCRIPT = """
 import sys
+import tempfile
 from pathlib import Path
 from convert.misbehaving import spoil
 from amae_nnunet.convert.dataset import convert
 from amae_nnunet.convert.scan import scan
+from amae_nnunet.convert.source import RawCase
 from amae_nnunet.convert.target import Target
 from amae_nnunet.convert.template import load_template
 
@@ -253,3 +257,17 @@ def test_an_ended_run_leaves_true_records_and_no_process(cases, template, tmp_pa
     assert again.returncode == 0, again.stderr
     convert(spoil(cases, **dict.fromkeys(CASES, "slow")), template, tiny(tmp_path, 2))
     assert contents(target.folder) == contents(tiny(tmp_path, 2).folder)
+
+
+def test_what_a_case_unpacks_lies_in_its_own_folder(tmp_path, monkeypatch):
+    seen = []
+
+    def convert_case(job):
+        seen.append(Path(tempfile.mkdtemp()))
+        raise CaseError("E_4D", "no")
+
+    monkeypatch.setattr(worker, "convert_case", convert_case)
+    before = tempfile.gettempdir()
+    worker.work(CaseJob(RawCase("a", "a", "a"), None, tmp_path / "job", False))
+    assert seen[0].parent == tmp_path / "job"
+    assert tempfile.gettempdir() == before

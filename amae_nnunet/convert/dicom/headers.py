@@ -8,10 +8,13 @@ pydicom is an optional dependency and is imported when a header is read. Not in 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import struct
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import IO, TYPE_CHECKING, Any
@@ -110,7 +113,6 @@ def read_header(stream: IO[bytes], path: str, member: str = "") -> list[Slice]:
     """
     try:
         import pydicom
-        from pydicom import config
     except ImportError:
         raise ConfigError(
             "DICOM needs pydicom and dcm2niix: pip install 'amae-nnunet[dicom]'"
@@ -119,7 +121,7 @@ def read_header(stream: IO[bytes], path: str, member: str = "") -> list[Slice]:
     if not _looks_like_dicom(stream):
         raise NotAnImage("not DICOM")
     try:
-        with config.disable_value_validation():
+        with silent_pydicom():
             header = pydicom.dcmread(
                 stream, stop_before_pixels=True, force=True, specific_tags=_wanted_tags()
             )
@@ -133,6 +135,21 @@ def read_header(stream: IO[bytes], path: str, member: str = "") -> list[Slice]:
         raise
     except Exception as error:  # a damaged header makes pydicom raise nearly anything
         raise Damaged(f"its header cannot be read ({type(error).__name__})") from None
+
+
+@contextmanager
+def silent_pydicom() -> Iterator[None]:
+    """Let pydicom take any value, and say nothing of it: its warnings hold text of the header."""
+    from pydicom import config
+
+    logger = logging.getLogger("pydicom")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings(), config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = disabled
 
 
 @cache

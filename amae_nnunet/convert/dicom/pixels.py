@@ -6,13 +6,14 @@ Volumes are made by dcm2niix; what is read here only proves which volume is whic
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from amae_nnunet.convert.dicom.files import open_container
-from amae_nnunet.convert.dicom.headers import Slice
+from amae_nnunet.convert.dicom.headers import Slice, silent_pydicom
 from amae_nnunet.convert.dicom.stack import SliceFile
 
 
@@ -22,9 +23,10 @@ def pixel_digest(slice_: Slice) -> str:
     if slice_.frame >= 0:
         return own
     try:
-        dataset = _read(slice_.path, slice_.member)
-        scale = repr((dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")))
-        return hashlib.sha256(dataset.PixelData + scale.encode()).hexdigest()
+        with silent_pydicom():
+            dataset = _read(slice_.path, slice_.member)
+            scale = repr((dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")))
+            return hashlib.sha256(dataset.PixelData + scale.encode()).hexdigest()
     except Exception:  # of a damaged file, pydicom raises nearly anything
         return own
 
@@ -36,19 +38,25 @@ def frame_values(file: SliceFile) -> tuple[np.ndarray | None, bool]:
         The values ``(x, y, frames)`` after the scanner's own scaling, None if their compression
         needs a decoder that is not there; and whether these are all frames of the file.
     """
+    with silent_pydicom():
+        dataset = _read(file.path, file.member)
+        whole = sorted(file.frames) == list(range(int(dataset.NumberOfFrames)))
+        return _decoded(dataset, file.frames), whole
+
+
+def _decoded(dataset: Any, frames: Sequence[int]) -> np.ndarray | None:
+    """The values of some frames ``(x, y, frames)``, None if there is no decoder."""
     from pydicom.pixels.utils import iter_pixels
 
-    dataset = _read(file.path, file.member)
-    whole = sorted(file.frames) == list(range(int(dataset.NumberOfFrames)))
     try:
-        frames = list(iter_pixels(dataset, indices=list(file.frames)))
+        decoded = list(iter_pixels(dataset, indices=list(frames)))
     except (RuntimeError, NotImplementedError, AttributeError, ValueError):
-        return None, whole
+        return None
     scaled = []
-    for number, pixels in zip(file.frames, frames, strict=True):
+    for number, pixels in zip(frames, decoded, strict=True):
         slope, intercept = _scale(dataset, number)
         scaled.append(pixels.T * slope + intercept)
-    return np.stack(scaled, axis=2), whole
+    return np.stack(scaled, axis=2)
 
 
 def _scale(dataset: Any, frame: int) -> tuple[float, float]:

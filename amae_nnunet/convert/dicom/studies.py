@@ -56,6 +56,9 @@ def select(stacks: Sequence[Stack], selection: Selection) -> tuple[list[Row], li
         judged = [Judged(stack, selection.rules.judge(stack.facts, stack.code)) for stack in study]
         accepts = selection.template.accepts
         choices = choose(judged, accepts, b_value=selection.b_value)
+        refused = _not_one_study(study)
+        if refused:  # the sheet leaves it to the user
+            choices = [Choice(why_not=refused.message)] * len(study)
         case, subject = _names(study[0], selection.ids)
         rows += [make_row(case, subject, *pair) for pair in zip(judged, choices, strict=True)]
         chosen = {
@@ -63,7 +66,6 @@ def select(stacks: Sequence[Stack], selection: Selection) -> tuple[list[Row], li
             for item, choice in zip(judged, choices, strict=True)
             if choice.channel
         }
-        refused = _not_one_study(study)
         if selection.strict and not refused:
             refused = _refused(judged, choices, chosen, selection)
         cases.append(_case(case, subject, study, chosen, refused, selection))
