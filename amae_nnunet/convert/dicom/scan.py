@@ -65,7 +65,7 @@ def scan_dicom(root: Path, processes: int = 1) -> Scan:
     results = (
         _in_this_process(chunks, root) if processes == 1 else _in_pool(chunks, root, processes)
     )
-    with tqdm(total=len(files), desc="headers", unit="file", leave=False) as progress:
+    with tqdm(total=len(files), desc="headers", unit="file", leave=False, disable=None) as progress:
         for chunk, (found, unusable) in zip(chunks, results, strict=True):
             slices += (
                 replace(slice_, facts=known.setdefault(slice_.facts, slice_.facts))
