@@ -128,7 +128,8 @@ def start_run(
     """
     config = dataset.block.pretraining_config()
     torch.manual_seed(config.seed)
-    model = AdaptiveMAE(dataset.block.model_config(dataset.configuration)).to(device)
+    model_config = dataset.block.model_config(dataset.configuration)
+    model = AdaptiveMAE(model_config, config.activation_checkpointing).to(device)
     if model.config.num_tokens < 2:
         raise ConfigError("a patch is one token: nothing could be masked; set fewer num_strides")
     optimizer = torch.optim.AdamW(decay_groups(model, config.weight_decay), lr=config.lr)
