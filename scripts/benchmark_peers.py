@@ -164,7 +164,7 @@ class EvaMAE(nn.Module):
         for block in self.decoder:
             restored = block(restored, self.rotation[None])
         volume = self.decoder_norm(restored).transpose(1, 2).unflatten(2, (self.grid,) * 3)
-        error = (self.up(volume)[:, 0] - images).square()
+        error = (self.up(volume)[:, 0] - images.detach()).square()
         return (error * hidden).sum() / hidden.sum()
 
 

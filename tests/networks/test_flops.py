@@ -1,5 +1,4 @@
 import pytest
-import torch
 from tiny import make_config, pack, studies
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
