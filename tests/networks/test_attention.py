@@ -3,6 +3,8 @@ import itertools
 import pytest
 import reference
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from amae_nnunet.networks import attention
 from amae_nnunet.networks.attention import Segments, attend, attend_each, attend_each_backward
@@ -79,3 +81,33 @@ def test_flash_attention_gives_what_the_loop_gives():
     (slope,) = torch.autograd.grad((expected * weight).sum(), exact)
     assert (out - expected).norm() < 1e-2 * expected.norm()
     assert (gradient - slope).norm() < 2e-2 * slope.norm()
+
+
+class Calls(TorchDispatchMode):
+    """Records the operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(attention.varlen_attn is None, reason="needs torch 2.10")
+@pytest.mark.parametrize(
+    ("dtype", "width", "flash"),
+    [(torch.bfloat16, 64, True), (torch.float16, 32, True), (torch.bfloat16, 20, False)],
+)
+def test_on_cuda_in_half_precision_flash_attention_is_called(monkeypatch, dtype, width, flash):
+    """On fake CUDA tensors, so that a call's signature and shapes are checked where no GPU is."""
+    monkeypatch.setattr(attention, "_flash_runs_on", lambda _device: True)
+    segments = Segments.of(COUNTS, 4, 7)  # the loop needs real borders
+    with FakeTensorMode(allow_non_fake_inputs=True), Calls() as calls:
+        if flash:
+            segments = Segments(torch.empty(6, dtype=torch.int32, device="cuda"), 28)
+        qkv = torch.empty(36, 3, 2, width, device="cuda", dtype=dtype)
+        out = attend(*qkv.unbind(dim=1), segments)
+    assert (out.shape, out.dtype, out.device.type) == ((36, 2, width), dtype, "cuda")
+    assert any("_varlen_attn" in name for name in calls.names) == flash
