@@ -8,7 +8,8 @@ padded and nothing is masked:
 
 Both read the studies' borders from a *tensor*. A list of lengths would be a constant to
 ``torch.compile``, and every new mixture of contrasts another graph; so while it traces, the second
-body is one opaque operator, ``amae::attend_each``, with its own gradient.
+body is one opaque operator, ``amae::attend_each``, with its own gradient (which writes out the
+attention matrix of a study: compiling pays where the first body runs).
 """
 
 from __future__ import annotations

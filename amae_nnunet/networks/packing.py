@@ -61,7 +61,7 @@ def pack_studies(x: Tensor, slots: Slots, masked: Tensor, config: ModelConfig) -
 
     Args:
         x: images (B, C, Z, Y, X), of the configuration's patch size; only what is present is read.
-        slots: the present contrasts.
+        slots: the present contrasts; like the masks, on the CPU.
         masked: hidden tokens, bool (M, L), from ``random_masking``.
         config: of the model.
 
