@@ -274,12 +274,43 @@ class Peers:
         return steps
 
 
+# Precision.
+
+
+def numerics(config: ModelConfig) -> list[dict[str, float | str]]:
+    """Bar 9: loss and gradients of studies with 1, 3 and 4 contrasts against float64."""
+    exact, model = AdaptiveMAE(config).double(), AdaptiveMAE(config)
+    exact.load_state_dict(model.state_dict())
+    x, slots, masked = batch((1, 3, 4), config)
+    truth = packed_loss(exact, x.double(), slots, masked)
+    truth.backward()
+    wanted = [p.grad for p in exact.parameters()]
+    rows: list[dict[str, float | str]] = []
+    for name, half in (("float32", False), ("bfloat16 autocast", True)):
+        model.zero_grad()
+        loss = autocast(half)(packed_loss)(model, x, slots, masked)
+        loss.backward()
+        found = [p.grad.double() for p in model.parameters()]
+        errors = [(f - w).norm() / w.norm() for f, w in zip(found, wanted, strict=True)]
+        whole = torch.cat([(f - w).flatten() for f, w in zip(found, wanted, strict=True)]).norm()
+        rows.append(
+            {
+                "variant": name,
+                "loss": abs(loss.item() / truth.item() - 1),
+                "gradient": float(whole / torch.cat([w.flatten() for w in wanted]).norm()),
+                "worst tensor": float(max(errors)),
+            }
+        )
+    return rows
+
+
 def report(title: str, rows: list[dict[str, float | str]]) -> None:
     """Print one table in Markdown."""
-    print(f"\n{title}\n\n| variant | s | ratio | lowest | highest |\n|---|---|---|---|---|")
+    names = list(rows[0])
+    print(f"\n{title}\n\n| {' | '.join(names)} |\n|{'---|' * len(names)}")
     for row in rows:
-        numbers = " | ".join(f"{row[key]:.2f}" for key in ("ratio", "lowest", "highest"))
-        print(f"| {row['variant']} | {row['seconds']:.3f} | {numbers} |", flush=True)
+        cells = (f"{v:.3g}" if isinstance(v, float) else v for v in row.values())
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def tables(args: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, float | str]]]]:
@@ -294,6 +325,8 @@ def tables(args: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, float
         variants = mixed_variants(config, autocast(half))
         check_same_gradient(variants)
         yield f"studies with {list(MIXED)} contrasts, {setting}", measure(variants, args.rounds)
+    if "numerics" in args.parts:
+        yield f"relative error against float64, {setting}", numerics(config)
     if "peers" in args.parts:
         models = Peers(config, half)
         for name in args.counts:
@@ -308,8 +341,8 @@ def tables(args: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, float
 def main(argv: list[str] | None = None) -> None:
     """Parse arguments, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="+", default=["tokenizer", "mixed", "peers"],
-                        choices=["tokenizer", "mixed", "peers"])  # fmt: skip
+    parts = ["tokenizer", "mixed", "numerics", "peers"]
+    parser.add_argument("--parts", nargs="+", default=parts, choices=parts)
     parser.add_argument("--counts", nargs="+", default=["1", "4", "7", "mixed"],
                         help="contrasts of the peers' study, or mixed: %(default)s")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5)
