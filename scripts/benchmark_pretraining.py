@@ -40,8 +40,8 @@ CONTRASTS = ("ADC", "TRACE", "T2", "GRE", "SWI", "T1", "FLAIR")
 MIXED = (2, 3, 3, 7)
 
 
-def model_config(crop: int, width: int, depth: int) -> ModelConfig:
-    """The model that is measured."""
+def model_config(crop: int, width: int, depth: int, decoder_heads: int = 0) -> ModelConfig:
+    """The model that is measured; without ``decoder_heads`` it has the package's, 64 wide."""
     return ModelConfig(
         contrasts=CONTRASTS,
         patch_size=(crop,) * 3,
@@ -51,7 +51,7 @@ def model_config(crop: int, width: int, depth: int) -> ModelConfig:
         embed_dim=width,
         depth=depth,
         decoder_embed_dim=width // 2,
-        decoder_num_heads=max(1, width // 64),
+        decoder_num_heads=decoder_heads,
     )
 
 
@@ -349,6 +349,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--crop", type=int, default=96, help="voxels of an edge, a multiple of 16")
     parser.add_argument("--width", type=int, default=768, help="of the encoder, a multiple of 192")
     parser.add_argument("--depth", type=int, default=12, help="blocks of the encoder")
+    parser.add_argument("--decoder_heads", type=int, default=12,
+                        help="of ours; the peers have 12, the package 6 by default (as 0)")  # fmt: skip
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--output", type=Path, help="JSON file for the numbers")
     args = parser.parse_args(argv)

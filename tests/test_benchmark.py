@@ -10,7 +10,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 import benchmark_pretraining as benchmark
 
-TINY = ["--rounds", "1", "--crop", "32", "--width", "192", "--depth", "1"]
+TINY = ["--rounds", "1", "--crop", "32", "--width", "192", "--depth", "1", "--decoder_heads", "3"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
