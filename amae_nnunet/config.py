@@ -264,6 +264,10 @@ class PretrainingConfig:
     num_epochs: int = 500
     iterations_per_epoch: int = 0  # 0: as many as give each study one crop; not in the paper
     batch_size: int = 4  # studies
+    slot_budget: int = (
+        0  # images in each batch exactly, the rest is filled; 0: what the studies have
+    )
+    activation_checkpointing: bool = False  # less memory, a third more time; not in the paper
     lr: float = 1e-5
     schedule: str = "constant"  # or "cosine", with warm-up over 5 %; not in the paper
     weight_decay: float = 0.05  # none on norms, biases and embeddings
@@ -274,7 +278,7 @@ class PretrainingConfig:
     def __post_init__(self) -> None:
         for key in ("num_epochs", "batch_size"):
             _require(getattr(self, key) >= 1, f"{key}={getattr(self, key)} must be at least 1")
-        for key in ("iterations_per_epoch", "weight_decay", "seed"):
+        for key in ("iterations_per_epoch", "slot_budget", "weight_decay", "seed"):
             _require(getattr(self, key) >= 0, f"{key}={getattr(self, key)} must not be below 0")
         _require(self.lr > 0, f"lr={self.lr} must be above 0")
         _require(0 < self.mask_ratio < 1, f"mask_ratio={self.mask_ratio} must lie between 0 and 1")

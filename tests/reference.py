@@ -67,6 +67,17 @@ def gelu(x):
     return np.array([[0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in row] for row in x])
 
 
+def softmax_attention(q, k, v):
+    """One head: each token's mean of v (T, width), weighted by softmax(q k / sqrt(width))."""
+    out = np.zeros_like(v)
+    for t in range(len(q)):
+        scores = np.array([q[t] @ k[s] / math.sqrt(q.shape[1]) for s in range(len(k))])
+        weights = np.exp(scores - scores.max())
+        weights /= weights.sum()
+        out[t] = sum(weights[s] * v[s] for s in range(len(k)))
+    return out
+
+
 def attention(x, p, prefix, heads):
     """Softmax attention of every token of x (T, E) on every other."""
     width = x.shape[1] // heads
@@ -75,11 +86,7 @@ def attention(x, p, prefix, heads):
     out = np.zeros_like(x)
     for h in range(heads):
         part = slice(h * width, (h + 1) * width)
-        for t in range(len(x)):
-            scores = np.array([q[t, part] @ k[s, part] / math.sqrt(width) for s in range(len(x))])
-            weights = np.exp(scores - scores.max())
-            weights /= weights.sum()
-            out[t, part] = sum(weights[s] * v[s, part] for s in range(len(x)))
+        out[:, part] = softmax_attention(q[:, part], k[:, part], v[:, part])
     return out @ p[f"{prefix}.proj.weight"].T + p[f"{prefix}.proj.bias"]
 
 

@@ -4,6 +4,10 @@ import numpy as np
 import torch
 
 from amae_nnunet.config import ModelConfig
+from amae_nnunet.networks.attention import Segments
+from amae_nnunet.networks.masking import Slots, random_masking
+from amae_nnunet.networks.packing import pack_studies
+from amae_nnunet.networks.tokenizer import patchify
 
 
 def make_config(**changes):
@@ -42,3 +46,21 @@ def studies(config, presence):
     present = torch.tensor([[flag == "1" for flag in row] for row in presence])
     x = torch.randn(len(presence), config.num_contrasts, *config.patch_size)
     return x * present[:, :, None, None, None], present
+
+
+def pack(config, x, present, seed=1, ratio=0.6, budget=0, **options):
+    """The studies packed for the autoencoder, with random masks."""
+    slots = Slots.of(present)
+    if budget:
+        slots = slots.fill(budget)
+    generator = torch.Generator().manual_seed(seed)
+    masked = random_masking(slots, config.num_tokens, ratio, generator, **options)
+    return pack_studies(x, slots, masked, config)
+
+
+def encode_all(encoder, config, x, present, taps=None):
+    """Hidden states (M * L, E) of all tokens of the studies, one a tap."""
+    slots = Slots.of(present)
+    voxels = patchify(x[slots.study, slots.contrast], config.token_size)
+    segments = Segments.of(slots.counts, config.num_tokens, config.num_contrasts)
+    return encoder(voxels, slots.contrast, torch.arange(config.num_tokens), segments, taps)

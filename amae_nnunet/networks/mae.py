@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from amae_nnunet.config import ModelConfig
-from amae_nnunet.networks.masking import Slots, Tokens, all_tokens, select_tokens
+from amae_nnunet.networks.masking import Slots
+from amae_nnunet.networks.packing import Packed
 from amae_nnunet.networks.positions import PositionEmbedding
 from amae_nnunet.networks.tokenizer import patchify, unpatchify
 from amae_nnunet.networks.vit import LAYER_NORM_EPS, AdaptiveViT, Block, init_weights
@@ -33,8 +34,8 @@ class MAEOutput:
         loss: mean squared error over all hidden voxels, a scalar.
         contrast_loss: the same over the hidden voxels of each contrast, (C,); NaN where none is.
         pred: predicted voxels of the hidden tokens, (T, p).
-        masked: hidden tokens, bool (M, L), as given.
-        slots: the study and contrast of each slot, as given.
+        masked: hidden tokens, bool (M, L), as packed.
+        slots: the study and contrast of each slot, as packed.
     """
 
     loss: Tensor
@@ -47,11 +48,11 @@ class MAEOutput:
 class AdaptiveMAE(nn.Module):
     """Encoder and decoder for self pre-training on any subset of contrasts."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, recompute: bool = False) -> None:
         super().__init__()
         self.config = config
         width = config.decoder_embed_dim
-        self.encoder = AdaptiveViT(config)
+        self.encoder = AdaptiveViT(config, recompute)
         self.decoder_embed = nn.Linear(config.embed_dim, width)
         self.mask_token = nn.Parameter(torch.empty(width).normal_(std=0.02))
         self.decoder_pos_embed = PositionEmbedding(
@@ -60,7 +61,7 @@ class AdaptiveMAE(nn.Module):
         self.decoder_contrast_embed = nn.Embedding(config.num_contrasts, width)
         nn.init.normal_(self.decoder_contrast_embed.weight, std=0.02)
         self.decoder_blocks = nn.ModuleList(
-            Block(width, config.decoder_heads, config.mlp_ratio)
+            Block(width, config.decoder_heads, config.mlp_ratio, recompute)
             for _ in range(config.decoder_depth)
         )
         self.decoder_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
@@ -68,47 +69,41 @@ class AdaptiveMAE(nn.Module):
         for module in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):
             init_weights(module)
 
-    def forward_encoder(self, voxels: Tensor, visible: Tokens) -> Tensor:
-        """Latent (T, E) of the visible tokens; ``voxels`` is (M * L, p), all slots'."""
-        return self.encoder(voxels[visible.index], visible)[0]
+    def forward_encoder(self, packed: Packed) -> Tensor:
+        """Latent (M' * K, E) of the visible tokens."""
+        contrast = packed.contrast[packed.seen]
+        position = packed.position[packed.seen, : packed.visible.shape[1]]
+        return self.encoder(packed.visible, contrast, position, packed.encoder_segments)[0]
 
-    def forward_decoder(self, latent: Tensor, visible: Tokens, tokens: Tokens) -> Tensor:
-        """Decoded tokens (M * L, width), all of them, from the latent of the visible ones."""
-        latent = self.decoder_embed(latent)
-        x = self.mask_token.to(latent.dtype).repeat(len(tokens.index), 1)
-        x = x.index_copy(0, visible.index, latent)
-        x = (
-            x
-            + self.decoder_pos_embed(tokens.position)
-            + self.decoder_contrast_embed(tokens.contrast)
-        )
+    def forward_decoder(self, latent: Tensor, packed: Packed) -> Tensor:
+        """Decoded tokens (M * L, width), in each slot the visible ones first."""
+        latent = self.decoder_embed(latent)  # (M' * K, width)
+        (m, num_tokens), k = packed.position.shape, packed.visible.shape[1]
+        mask_tokens = self.mask_token.to(latent.dtype).expand(m, num_tokens, -1)
+        visible = mask_tokens[:, :k].index_copy(0, packed.seen, latent.unflatten(0, (-1, k)))
+        x = torch.cat([visible, mask_tokens[:, k:]], dim=1)
+        x = x + self.decoder_pos_embed(packed.position)
+        x = x + self.decoder_contrast_embed(packed.contrast)[:, None]
+        x = x.flatten(0, 1)
         for block in self.decoder_blocks:
-            x = block(x, tokens.lengths)
+            x = block(x, packed.decoder_segments)
         return x
 
-    def forward_loss(self, pred: Tensor, target: Tensor, hidden: Tokens) -> tuple[Tensor, Tensor]:
+    def forward_loss(self, pred: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
         """Mean squared error over hidden voxels: in all, and for each contrast (C,)."""
-        error = (pred - target).square().mean(dim=1)  # (T,)
-        c = self.config.num_contrasts
-        total = error.detach().new_zeros(c).index_add(0, hidden.contrast, error.detach())
-        return error.mean(), total / torch.bincount(hidden.contrast, minlength=c)
+        error = (pred - packed.hidden).square().mean(dim=1) * packed.counted  # (T,)
+        contrast = packed.contrast[packed.place // packed.position.shape[1]]
+        zero = packed.counted.new_zeros(self.config.num_contrasts)
+        total = zero.index_add(0, contrast, error.detach())
+        count = zero.index_add(0, contrast, packed.counted)
+        return error.sum() / packed.counted.sum(), total / count
 
-    def forward(self, x: Tensor, slots: Slots, masked: Tensor) -> MAEOutput:
-        """Rebuild hidden tokens from the visible ones.
-
-        Args:
-            x: images (B, C, Z, Y, X), of the configuration's patch size.
-            slots: the present contrasts; what is not present is never read.
-            masked: hidden tokens, bool (M, L), from ``random_masking``.
-        """
-        images = x[slots.study, slots.contrast]  # (M, Z, Y, X)
-        voxels = patchify(images, self.config.token_size).flatten(0, 1)  # (M * L, p)
-        visible, hidden = select_tokens(slots, ~masked), select_tokens(slots, masked)
-        latent = self.forward_encoder(voxels, visible)
-        decoded = self.forward_decoder(latent, visible, all_tokens(slots, self.config.num_tokens))
-        pred = self.decoder_pred(self.decoder_norm(decoded[hidden.index]))
-        loss, contrast_loss = self.forward_loss(pred, voxels[hidden.index], hidden)
-        return MAEOutput(loss, contrast_loss, pred, masked, slots)
+    def forward(self, packed: Packed) -> MAEOutput:
+        """Rebuild the hidden tokens of a batch, from ``pack_studies``, from the visible ones."""
+        decoded = self.forward_decoder(self.forward_encoder(packed), packed)
+        pred = self.decoder_pred(self.decoder_norm(decoded.index_select(0, packed.place)))
+        loss, contrast_loss = self.forward_loss(pred, packed)
+        return MAEOutput(loss, contrast_loss, pred, packed.masked, packed.slots)
 
     def reconstruct(self, output: MAEOutput, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images for figure 2, from the output of a pass over ``x`` (B, C, Z, Y, X).
@@ -117,13 +112,13 @@ class AdaptiveMAE(nn.Module):
             hidden: bool (B, C, Z, Y, X), True at the voxels of hidden tokens.
             rebuilt: ``x`` with the predicted voxels where they are hidden.
         """
-        slots, config = output.slots, self.config
-        voxels = patchify(x[slots.study, slots.contrast], config.token_size)  # (M, L, p)
-        voxels[output.masked] = output.pred.to(voxels.dtype)
-        hidden = output.masked[:, :, None].expand_as(voxels)
+        config, real = self.config, output.slots.real
+        masked = output.masked[:real].to(x.device)
+        where = tuple(t[:real].to(x.device) for t in (output.slots.study, output.slots.contrast))
+        voxels = patchify(x[where], config.token_size)  # (M, L, p)
+        voxels[masked] = output.pred[: int(masked.sum())].to(voxels.dtype)
+        hidden = masked[:, :, None].expand_as(voxels)
         images = torch.zeros_like(x, dtype=torch.bool), x.clone()
         for image, tokens in zip(images, (hidden, voxels), strict=True):
-            image[slots.study, slots.contrast] = unpatchify(
-                tokens, config.grid_size, config.token_size
-            )
+            image[where] = unpatchify(tokens, config.grid_size, config.token_size)
         return images

@@ -1,8 +1,8 @@
 """Which contrasts are present, which tokens are hidden (section 2.2).
 
 Studies of a batch have different contrasts. The unit of work is a *slot*, one present contrast of
-one study; the tokens of all slots form one flat list, in study order, so no token is ever computed
-for an absent contrast or for padding (not in the paper, which does not say how it batches).
+one study; slots stand in one flat list, in study order, so no token is ever computed for an absent
+contrast or for padding (not in the paper, which does not say how it batches).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from amae_nnunet.errors import ConfigError
 
 
 def present_contrasts(x: Tensor) -> Tensor:
@@ -37,54 +39,41 @@ class Slots:
     Attributes:
         study: row in the batch of each slot, (M,).
         contrast: channel of each slot, (M,).
-        counts: number of slots of each study, B plain integers.
+        counts: number of slots of each study, plain integers that add up to M.
+        real: number of slots that count; those behind them only fill a budget.
     """
 
     study: Tensor
     contrast: Tensor
     counts: list[int]
+    real: int
 
     @classmethod
     def of(cls, present: Tensor) -> Slots:
-        """The slots of a presence table (B, C)."""
+        """The slots of a presence table (B, C); on the CPU, where they are counted."""
+        present = present.cpu()
         study, contrast = present.nonzero(as_tuple=True)
-        return cls(study, contrast, present.sum(dim=1).tolist())
+        return cls(study, contrast, present.sum(dim=1).tolist(), len(study))
 
+    def fill(self, budget: int) -> Slots:
+        """Exactly ``budget`` slots, so that every batch has the same shapes (not in the paper).
 
-@dataclass(frozen=True)
-class Tokens:
-    """A flat list of T tokens and where each of them belongs.
+        Copies of the first slot fill the rest, each as a study of its own, and count in no loss.
+        Empty studies make ``counts`` as long in every batch.
 
-    Attributes:
-        index: place among the M * L tokens of all slots, slot by slot, (T,).
-        contrast: channel, (T,).
-        position: place in the grid, 0..L-1, (T,).
-        lengths: number of tokens of each study, B plain integers that add up to T.
-    """
-
-    index: Tensor
-    contrast: Tensor
-    position: Tensor
-    lengths: list[int]
-
-
-def select_tokens(slots: Slots, keep: Tensor) -> Tokens:
-    """The tokens of which ``keep`` (M, L) is True, in order."""
-    slot, position = keep.nonzero(as_tuple=True)
-    lengths = [int(part.sum()) for part in keep.split(slots.counts)]
-    return Tokens(slot * keep.shape[1] + position, slots.contrast[slot], position, lengths)
-
-
-def all_tokens(slots: Slots, num_tokens: int) -> Tokens:
-    """All M * L tokens, for fine-tuning and for the MAE decoder."""
-    m = len(slots.contrast)
-    position = torch.arange(num_tokens, device=slots.contrast.device)
-    return Tokens(
-        torch.arange(m * num_tokens, device=slots.contrast.device),
-        slots.contrast.repeat_interleave(num_tokens),
-        position.repeat(m),
-        [count * num_tokens for count in slots.counts],
-    )
+        Raises:
+            ConfigError: the batch has more slots than that.
+        """
+        spare = budget - len(self.study)
+        if spare < 0:
+            raise ConfigError(
+                f"a batch has {len(self.study)} images but slot_budget={budget}: raise "
+                "pretraining.slot_budget, lower pretraining.batch_size, or set slot_budget=0"
+            )
+        study, contrast = (torch.cat([t, t[:1].expand(spare)]) for t in (self.study, self.contrast))
+        counts = [*self.counts, *[1] * spare]
+        counts += [0] * (budget - len(counts))
+        return Slots(study, contrast, counts, self.real)
 
 
 def num_visible(num_tokens: int, mask_ratio: float) -> int:
@@ -105,21 +94,19 @@ def random_masking(
         slots: the slots of the batch.
         num_tokens: L, at least 2.
         mask_ratio: share of the tokens of a contrast that is hidden.
-        generator: source of the randomness, on the slots' device.
+        generator: source of the randomness, on the CPU.
         whole_contrast_prob: chance that a study of two or more contrasts hides one of them whole,
             to be rebuilt from the others (not in the paper).
 
     Returns:
         masked, bool (M, L): True is hidden (MAE's "1 is remove").
     """
-    device = slots.contrast.device
-    m = len(slots.contrast)
-    noise = torch.rand(m, num_tokens, device=device, generator=generator)
+    noise = torch.rand(len(slots.study), num_tokens, generator=generator)
     rank = noise.argsort(dim=1).argsort(dim=1)
     masked = rank >= num_visible(num_tokens, mask_ratio)
     if whole_contrast_prob:
-        chosen = torch.rand(len(slots.counts), device=device, generator=generator)
-        which = torch.rand(len(slots.counts), device=device, generator=generator)
+        chosen = torch.rand(len(slots.counts), generator=generator)
+        which = torch.rand(len(slots.counts), generator=generator)
         first = 0
         for study, count in enumerate(slots.counts):
             if count > 1 and chosen[study] < whole_contrast_prob:

@@ -74,5 +74,5 @@ class PositionEmbedding(nn.Module):
             self.register_buffer("weight", table, persistent=False)
 
     def forward(self, position: Tensor) -> Tensor:
-        """Embeddings (T, E) of token positions (T,), each in 0..L-1."""
+        """Embeddings (..., E) of token positions (...), each in 0..L-1."""
         return self.weight[position]

@@ -92,12 +92,13 @@ class DynamicConvTokenizer(nn.Module):
         """Embed tokens.
 
         Args:
-            tokens: voxels (T, p).
-            contrast: row of each token's contrast (T,).
+            tokens: voxels of the tokens of each slot (M, K, p).
+            contrast: row of each slot's contrast (M,).
 
         Returns:
-            Embedded tokens (T, E).
+            Embedded tokens (M, K, E).
         """
         w, b = self.scales()
         y = F.linear(tokens, self.proj.weight)
-        return y * w[contrast].to(y.dtype) + (self.proj.bias * b)[contrast].to(y.dtype)
+        scale, shift = w[contrast, None], (self.proj.bias * b)[contrast, None]  # (M, 1, E)
+        return y * scale.to(y.dtype) + shift.to(y.dtype)

@@ -29,7 +29,8 @@ from torch.nn import functional as F
 
 from amae_nnunet.config import Axes, ModelConfig
 from amae_nnunet.errors import ContrastError
-from amae_nnunet.networks.masking import Slots, all_tokens, present_contrasts
+from amae_nnunet.networks.attention import Segments
+from amae_nnunet.networks.masking import Slots, present_contrasts
 from amae_nnunet.networks.tokenizer import DynamicConvTokenizer, patchify
 from amae_nnunet.networks.vit import AdaptiveViT, ViT, tap_depths
 
@@ -139,20 +140,33 @@ def check_images(x: Tensor, config: ModelConfig) -> None:
         )
 
 
-def pool_contrasts(states: Tensor, slots: Slots, num_tokens: int) -> Tensor:
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def find_slots(x: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Segments]:
+    """What is present in images (B, C, Z, Y, X), of ``num_tokens`` tokens each.
+
+    It counts, so it stays out of the graph when nnU-Net compiles the whole network.
+
+    Returns:
+        study and contrast of each slot, (M,) both, and the studies in the list of M * L tokens.
+    """
+    slots = Slots.of(present_contrasts(x))
+    segments = Segments.of(slots.counts, num_tokens, x.shape[1]).to(x.device)
+    return slots.study.to(x.device), slots.contrast.to(x.device), segments
+
+
+def pool_contrasts(states: Tensor, study: Tensor, num_studies: int) -> Tensor:
     """The maximum over the present contrasts of each study, for each position and channel.
 
     Args:
-        states: hidden states of all tokens of all slots (M * L, E).
-        slots: the study of each slot.
-        num_tokens: L.
+        states: hidden states of all tokens of all slots (M, L, E).
+        study: of each slot, (M,).
+        num_studies: B; each has a slot.
 
     Returns:
         (B, L, E).
     """
-    states = states.unflatten(0, (-1, num_tokens))  # (M, L, E)
-    index = slots.study[:, None, None].expand_as(states)
-    pooled = states.new_zeros(len(slots.counts), *states.shape[1:])
+    index = study[:, None, None].expand_as(states)
+    pooled = states.new_zeros(num_studies, *states.shape[1:])
     return pooled.scatter_reduce(0, index, states, "amax", include_self=False)
 
 
@@ -165,6 +179,7 @@ class AdaptiveUNETR(nn.Module):
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
         self.config = config
+        self.token_size, self.num_tokens = config.token_size, config.num_tokens
         self.encoder = AdaptiveViT(config)
         self.decoder = UNETRDecoder(config, num_classes)
         self.taps = tap_depths(config.depth, len(config.strides))
@@ -176,12 +191,15 @@ class AdaptiveUNETR(nn.Module):
             ContrastError: the number of channels is not C.
         """
         check_images(x, self.config)
-        slots = Slots.of(present_contrasts(x))
-        num_tokens = self.config.num_tokens
-        images = x[slots.study, slots.contrast]  # (M, Z, Y, X)
-        voxels = patchify(images, self.config.token_size).flatten(0, 1)
-        states = self.encoder(voxels, all_tokens(slots, num_tokens), self.taps)
-        return self.decoder(x, [pool_contrasts(state, slots, num_tokens) for state in states])
+        return self.segment(x, *find_slots(x, self.num_tokens))
+
+    def segment(self, x: Tensor, study: Tensor, contrast: Tensor, segments: Segments) -> Tensor:
+        """Logits of images (B, C, Z, Y, X) whose slots are known, see ``find_slots``."""
+        voxels = patchify(x[study, contrast], self.token_size)  # (M, L, p)
+        position = torch.arange(self.num_tokens, device=x.device)
+        states = self.encoder(voxels, contrast, position, segments, self.taps)
+        slots = [state.unflatten(0, voxels.shape[:2]) for state in states]
+        return self.decoder(x, [pool_contrasts(state, study, len(x)) for state in slots])
 
 
 class ChannelViT(ViT):
@@ -197,9 +215,10 @@ class ChannelViT(ViT):
     def forward(self, tokens: Tensor, taps: list[int]) -> list[Tensor]:
         """Encode tokens (B, L, C * p); one (B, L, E) a tap."""
         b, num_tokens, _ = tokens.shape
-        position = torch.arange(num_tokens, device=tokens.device)
-        x = self.patch_embed(tokens) + self.pos_embed(position)
-        states = self.encode(x.flatten(0, 1), [num_tokens] * b, taps)
+        places = torch.arange(b * num_tokens + 1, device=tokens.device)
+        x = self.patch_embed(tokens) + self.pos_embed(places[:num_tokens])
+        segments = Segments(places[::num_tokens].int(), num_tokens)
+        states = self.encode(x.flatten(0, 1), segments, taps)
         return [state.unflatten(0, (b, num_tokens)) for state in states]
 
 
@@ -209,6 +228,7 @@ class UNETR(nn.Module):
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
         self.config = config
+        self.token_size = config.token_size
         self.encoder = ChannelViT(config)
         self.decoder = UNETRDecoder(config, num_classes)
         self.taps = tap_depths(config.depth, len(config.strides))
@@ -220,7 +240,7 @@ class UNETR(nn.Module):
             ContrastError: the number of channels is not C.
         """
         check_images(x, self.config)
-        tokens = patchify(x, self.config.token_size).transpose(1, 2).flatten(2)  # (B, L, C * p)
+        tokens = patchify(x, self.token_size).transpose(1, 2).flatten(2)  # (B, L, C * p)
         return self.decoder(x, self.encoder(tokens, self.taps))
 
 

@@ -12,35 +12,14 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from amae_nnunet.config import ModelConfig
-from amae_nnunet.networks.masking import Tokens
+from amae_nnunet.networks.attention import Segments, attend
 from amae_nnunet.networks.positions import PositionEmbedding
 from amae_nnunet.networks.tokenizer import DynamicConvTokenizer
 
 LAYER_NORM_EPS = 1e-6
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
-    """Softmax attention of each study over its own tokens.
-
-    Args:
-        q: queries (T, heads, width of a head), the studies' tokens one after another.
-        k: keys, like ``q``.
-        v: values, like ``q``.
-        lengths: tokens of each study, adding up to T.
-
-    Returns:
-        (T, heads, width of a head).
-    """
-    if len(set(lengths)) == 1:  # all studies alike: one dense call
-        q, k, v = (t.unflatten(0, (len(lengths), -1)).transpose(1, 2) for t in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)
-    parts = [
-        F.scaled_dot_product_attention(*(t.transpose(0, 1)[None] for t in study))
-        for study in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
-    ]
-    return torch.cat([part[0].transpose(0, 1) for part in parts])
 
 
 class Attention(nn.Module):
@@ -52,11 +31,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
         self.proj = nn.Linear(embed_dim, embed_dim)
 
-    def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
+    def forward(self, x: Tensor, segments: Segments) -> Tensor:
         """(T, E) to (T, E)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (T, 3, heads, width)
         q, k, v = qkv.unbind(dim=1)
-        return self.proj(attend(q, k, v, lengths).flatten(1))
+        return self.proj(attend(q, k, v, segments).flatten(1))
 
 
 class Mlp(nn.Module):
@@ -73,18 +52,31 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """``x + Attention(LN(x))``, then ``x + MLP(LN(x))``."""
+    """``x + Attention(LN(x))``, then ``x + MLP(LN(x))``.
 
-    def __init__(self, embed_dim: int, num_heads: int, mlp_ratio: float) -> None:
+    With ``recompute`` (activation checkpointing) only ``x`` is kept for the backward pass, and the
+    rest is computed again there: less memory, a third more time, the same gradients.
+    """
+
+    def __init__(
+        self, embed_dim: int, num_heads: int, mlp_ratio: float, recompute: bool = False
+    ) -> None:
         super().__init__()
+        self.recompute = recompute
         self.norm1 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
         self.attn = Attention(embed_dim, num_heads)
         self.norm2 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio))
 
-    def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
+    def forward(self, x: Tensor, segments: Segments) -> Tensor:
         """(T, E) to (T, E)."""
-        x = x + self.attn(self.norm1(x), lengths)
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self.residual, x, segments, use_reentrant=False)
+        return self.residual(x, segments)
+
+    def residual(self, x: Tensor, segments: Segments) -> Tensor:
+        """(T, E) to (T, E)."""
+        x = x + self.attn(self.norm1(x), segments)
         return x + self.mlp(self.norm2(x))
 
 
@@ -104,24 +96,24 @@ def tap_depths(depth: int, num_taps: int) -> list[int]:
 class ViT(nn.Module):
     """Positions, transformer blocks and the last norm: what all our encoders share."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, recompute: bool = False) -> None:
         super().__init__()
         self.pos_embed = PositionEmbedding(
             config.grid_size, config.token_mm, config.embed_dim, config.pos_embed == "learned"
         )
         self.blocks = nn.ModuleList(
-            Block(config.embed_dim, config.encoder_heads, config.mlp_ratio)
+            Block(config.embed_dim, config.encoder_heads, config.mlp_ratio, recompute)
             for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.embed_dim, eps=LAYER_NORM_EPS)
         init_weights(self.blocks)
 
-    def encode(self, x: Tensor, lengths: list[int], taps: list[int]) -> list[Tensor]:
+    def encode(self, x: Tensor, segments: Segments, taps: list[int]) -> list[Tensor]:
         """Run the blocks.
 
         Args:
             x: embedded tokens (T, E).
-            lengths: tokens of each study.
+            segments: the tokens of each study.
             taps: numbers of blocks (1..depth) after which the hidden states are wanted, ascending.
 
         Returns:
@@ -129,7 +121,7 @@ class ViT(nn.Module):
         """
         states = [x]
         for block in self.blocks:
-            states.append(block(states[-1], lengths))
+            states.append(block(states[-1], segments))
         states[-1] = self.norm(states[-1])
         return [states[tap] for tap in taps]
 
@@ -141,8 +133,8 @@ class AdaptiveViT(ViT):
     its contrast's (the paper adds one in the decoder "again", so here too).
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: ModelConfig, recompute: bool = False) -> None:
+        super().__init__(config, recompute)
         self.depth = config.depth
         self.patch_embed = DynamicConvTokenizer(
             math.prod(config.token_size),
@@ -154,25 +146,26 @@ class AdaptiveViT(ViT):
         self.contrast_embed = nn.Embedding(config.num_contrasts, config.embed_dim)
         nn.init.normal_(self.contrast_embed.weight, std=0.02)
 
-    def embed(self, voxels: Tensor, tokens: Tokens) -> Tensor:
-        """Embedded tokens (T, E) of their voxels (T, p)."""
-        return (
-            self.patch_embed(voxels, tokens.contrast)
-            + self.pos_embed(tokens.position)
-            + self.contrast_embed(tokens.contrast)
-        )
-
     def forward(
-        self, voxels: Tensor, tokens: Tokens, taps: list[int] | None = None
+        self,
+        voxels: Tensor,
+        contrast: Tensor,
+        position: Tensor,
+        segments: Segments,
+        taps: list[int] | None = None,
     ) -> list[Tensor]:
         """Encode tokens.
 
         Args:
-            voxels: (T, p).
-            tokens: their contrasts, positions and studies.
+            voxels: of K tokens of each slot, (M, K, p).
+            contrast: channel of each slot, (M,).
+            position: place of each token in the grid, (M, K), or (K,) if the same in all slots.
+            segments: the studies in the list of M * K tokens.
             taps: see ``encode``; by default the last block only.
 
         Returns:
-            One (T, E) a tap.
+            One (M * K, E) a tap.
         """
-        return self.encode(self.embed(voxels, tokens), tokens.lengths, taps or [self.depth])
+        x = self.patch_embed(voxels, contrast) + self.pos_embed(position)
+        x = x + self.contrast_embed(contrast)[:, None]
+        return self.encode(x.flatten(0, 1), segments, taps or [self.depth])

@@ -30,6 +30,7 @@ from amae_nnunet.errors import AMAEError
 from amae_nnunet.networks.checkpoint import save_checkpoint
 from amae_nnunet.networks.mae import MAEOutput
 from amae_nnunet.networks.masking import Slots, present_contrasts, random_masking
+from amae_nnunet.networks.packing import pack_studies
 from amae_nnunet.plans.preprocessed import CHECKPOINT_NAME, PreprocessedDataset, check_cases
 from amae_nnunet.pretraining.data import RandomCrops, crop_loader
 from amae_nnunet.pretraining.pictures import save_reconstruction
@@ -59,7 +60,9 @@ def learning_rate(config: PretrainingConfig, step: int, steps: int) -> float:
 def forward(run: Run, x: Tensor, step: int) -> MAEOutput:
     """One pass over a batch (B, C, Z, Y, X) with the masks of this step."""
     slots = Slots.of(present_contrasts(x))
-    generator = torch.Generator(run.device).manual_seed((run.config.seed << 32) + step)
+    if run.config.slot_budget:
+        slots = slots.fill(run.config.slot_budget)
+    generator = torch.Generator().manual_seed((run.config.seed << 32) + step)
     masked = random_masking(
         slots,
         run.model.config.num_tokens,
@@ -68,7 +71,7 @@ def forward(run: Run, x: Tensor, step: int) -> MAEOutput:
         run.config.whole_contrast_prob,
     )
     with torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda"):
-        output: MAEOutput = run.model(x, slots, masked)
+        output: MAEOutput = run.model(pack_studies(x, slots, masked, run.model.config))
     return output
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import pickle
 import platform
 from dataclasses import dataclass
@@ -118,6 +119,15 @@ def checkpoint_facts(
     }
 
 
+def compiles_on(device: torch.device) -> bool:
+    """Whether to compile: on CUDA only, unless nnU-Net's own variable ``nnUNet_compile`` is false.
+
+    On a CPU it gains 2 % and takes a minute.
+    """
+    wanted = os.environ.get("nnUNet_compile", "true").lower() in ("true", "1", "t")
+    return device.type == "cuda" and wanted
+
+
 def start_run(
     dataset: PreprocessedDataset, num_cases: int, device: torch.device, resume: bool
 ) -> Run:
@@ -128,9 +138,12 @@ def start_run(
     """
     config = dataset.block.pretraining_config()
     torch.manual_seed(config.seed)
-    model = AdaptiveMAE(dataset.block.model_config(dataset.configuration)).to(device)
+    model_config = dataset.block.model_config(dataset.configuration)
+    model = AdaptiveMAE(model_config, config.activation_checkpointing).to(device)
     if model.config.num_tokens < 2:
         raise ConfigError("a patch is one token: nothing could be masked; set fewer num_strides")
+    if compiles_on(device):
+        model.compile()
     optimizer = torch.optim.AdamW(decay_groups(model, config.weight_decay), lr=config.lr)
     folder = pretraining_folder(
         dataset.name, dataset.plans["plans_name"], dataset.configuration_name

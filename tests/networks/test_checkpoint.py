@@ -4,7 +4,7 @@ import pickle
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import make_config, shake, studies
+from tiny import encode_all, make_config, pack, shake, studies
 
 from amae_nnunet.errors import CheckpointError
 from amae_nnunet.networks.checkpoint import (
@@ -14,8 +14,6 @@ from amae_nnunet.networks.checkpoint import (
     save_checkpoint,
 )
 from amae_nnunet.networks.mae import AdaptiveMAE
-from amae_nnunet.networks.masking import Slots, all_tokens, random_masking
-from amae_nnunet.networks.tokenizer import patchify
 from amae_nnunet.networks.unetr import UNETR, AdaptiveUNETR
 
 
@@ -27,12 +25,6 @@ def saved(request, tmp_path):
     return model, path, request.param
 
 
-def features(encoder, config, x, present):
-    slots = Slots.of(present)
-    voxels = patchify(x[slots.study, slots.contrast], config.token_size).flatten(0, 1)
-    return encoder(voxels, all_tokens(slots, config.num_tokens))[0]
-
-
 def test_saved_and_loaded_model_gives_the_same_output(saved):
     model, path, _ = saved
     checkpoint = read_checkpoint(path)
@@ -40,9 +32,8 @@ def test_saved_and_loaded_model_gives_the_same_output(saved):
     assert checkpoint.facts["versions"] == {"torch": "x"}
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     x, present = studies(model.config, ["110", "111"])
-    slots = Slots.of(present)
-    masked = random_masking(slots, model.config.num_tokens, 0.5)
-    outputs = [m(x, slots, masked).loss for m in (model, load_mae(checkpoint))]
+    packed = pack(model.config, x, present)
+    outputs = [m(packed).loss for m in (model, load_mae(checkpoint))]
     assert torch.equal(*outputs)
 
 
@@ -57,8 +48,8 @@ def test_weights_reach_adaptive_unetr_by_contrast_name(saved, contrasts):
     x = torch.randn(1, 3, *model.config.patch_size)
     present = torch.zeros(1, 3, dtype=torch.bool)
     present[:, rows] = True
-    theirs = features(model.encoder, model.config, x, present).view(len(rows), -1, 20)
-    ours = features(network.encoder, config, x[:, rows], torch.ones(1, len(rows)).bool())
+    theirs = encode_all(model.encoder, model.config, x, present)[0].view(len(rows), -1, 20)
+    ours = encode_all(network.encoder, config, x[:, rows], torch.ones(1, len(rows)).bool())[0]
     order = [sorted(rows).index(row) for row in rows]
     torch.testing.assert_close(ours.view(len(rows), -1, 20), theirs[order], rtol=1e-11, atol=1e-11)
 

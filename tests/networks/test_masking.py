@@ -1,13 +1,12 @@
 import pytest
 import torch
 
+from amae_nnunet.errors import ConfigError
 from amae_nnunet.networks.masking import (
     Slots,
-    all_tokens,
     num_visible,
     present_contrasts,
     random_masking,
-    select_tokens,
 )
 
 
@@ -58,16 +57,21 @@ def test_a_whole_contrast_is_hidden_only_where_another_stays():
     assert whole[50:].view(50, 3).any(dim=0).all()
 
 
-def test_selected_tokens_know_their_place():
-    slots = Slots.of(torch.tensor([[True, True], [False, True]]))
-    keep = torch.tensor([[1, 0, 1], [0, 0, 1], [1, 1, 0]], dtype=torch.bool)
-    tokens = select_tokens(slots, keep)
-    assert tokens.index.tolist() == [0, 2, 5, 6, 7]
-    assert tokens.contrast.tolist() == [0, 0, 1, 1, 1]
-    assert tokens.position.tolist() == [0, 2, 2, 0, 1]
-    assert tokens.lengths == [3, 2]
-    everything = all_tokens(slots, 3)
-    same = select_tokens(slots, torch.ones(3, 3, dtype=torch.bool))
-    for name in ("index", "contrast", "position"):
-        assert torch.equal(getattr(everything, name), getattr(same, name))
-    assert everything.lengths == same.lengths == [6, 3]
+def test_a_budget_is_filled_with_slots_that_do_not_count():
+    slots = Slots.of(torch.tensor([[False, True], [True, True]]))
+    full = slots.fill(5)
+    assert full.study.tolist() == [0, 1, 1, 0, 0]
+    assert full.contrast.tolist() == [1, 0, 1, 1, 1]
+    assert full.counts == [1, 2, 1, 1, 0]
+    assert (slots.real, full.real) == (3, 3)
+    assert len(slots.fill(3).counts) == 3
+    with pytest.raises(ConfigError, match=r"has 3 images but slot_budget=2: .*slot_budget=0"):
+        slots.fill(2)
+
+
+def test_a_budget_leaves_the_masks_of_the_studies_as_they_were():
+    slots = Slots.of(torch.ones(2, 2, dtype=torch.bool))
+    plain, full = (
+        random_masking(s, 30, 0.7, torch.Generator().manual_seed(4)) for s in (slots, slots.fill(9))
+    )
+    assert torch.equal(full[:4], plain)

@@ -1,24 +1,20 @@
 import numpy as np
 import reference
 import torch
-from tiny import parameters, shake, studies
+from tiny import encode_all, parameters, shake, studies
 
-from amae_nnunet.networks.masking import Slots, all_tokens
-from amae_nnunet.networks.tokenizer import patchify
 from amae_nnunet.networks.vit import AdaptiveViT, tap_depths
 
 
 def test_encoder_matches_the_loops_for_every_study_of_a_mixed_batch(config):
     encoder = shake(AdaptiveViT(config))
     x, present = studies(config, ["101", "111", "010"])
-    slots = Slots.of(present)
-    voxels = patchify(x[slots.study, slots.contrast], config.token_size).flatten(0, 1)
-    tokens = all_tokens(slots, config.num_tokens)
-    states = encoder(voxels, tokens, [1, 2, 3])
+    states = encode_all(encoder, config, x, present, [1, 2, 3])
     p = {f"encoder.{name}": value for name, value in parameters(encoder).items()}
     first = 0
-    for study, length in enumerate(tokens.lengths):
+    for study in range(3):
         rows = present[study].nonzero()[:, 0].tolist()
+        length = len(rows) * config.num_tokens
         images = {row: x[study, row].numpy() for row in rows}
         embedded = reference.embed_study(images, p, config)
         expected = reference.encode(np.concatenate([embedded[row] for row in rows]), p, config)
@@ -32,14 +28,9 @@ def test_packed_studies_equal_one_at_a_time(config):
     encoder = shake(AdaptiveViT(config))
     x, present = studies(config, ["111", "110", "110", "001"])
 
-    def encode(x, present):
-        slots = Slots.of(present)
-        voxels = patchify(x[slots.study, slots.contrast], config.token_size).flatten(0, 1)
-        return encoder(voxels, all_tokens(slots, config.num_tokens))[0]
-
-    packed = encode(x, present)
-    single = torch.cat([encode(x[i : i + 1], present[i : i + 1]) for i in range(4)])
-    torch.testing.assert_close(packed, single, rtol=1e-12, atol=1e-12)
+    packed = encode_all(encoder, config, x, present)[0]
+    single = [encode_all(encoder, config, x[i : i + 1], present[i : i + 1])[0] for i in range(4)]
+    torch.testing.assert_close(packed, torch.cat(single), rtol=1e-12, atol=1e-12)
 
 
 def test_taps_are_evenly_spaced():

@@ -1,0 +1,58 @@
+"""What ``torch.compile`` sees: no graph breaks, and few graphs however contrasts are mixed."""
+
+import pytest
+import torch
+from tiny import make_config, pack, shake, studies
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from amae_nnunet.networks.mae import AdaptiveMAE
+from amae_nnunet.networks.unetr import AdaptiveUNETR
+
+#: Ten mixtures of contrasts in batches of four studies.
+MIXTURES = [
+    "111 111 111 111", "100 010 001 100", "110 111 010 100", "111 101 011 110", "101 101 101 101",
+    "001 111 001 111", "110 011 110 001", "111 111 111 100", "010 010 110 110", "011 100 100 011",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _forget_graphs():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, on itself
+@pytest.mark.parametrize(("budget", "graphs", "recompute"), [(12, 1, True), (0, 2, False)])
+def test_the_autoencoder_is_one_graph_with_a_slot_budget_and_two_without(budget, graphs, recompute):
+    config = make_config(depth=1, decoder_depth=1)
+    model = shake(AdaptiveMAE(config, recompute))
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, backend=counter, fullgraph=True)  # a break would raise
+    for mixture in MIXTURES:
+        x, present = studies(config, mixture.split())
+        packed = pack(config, x, present, budget=budget)
+        results = []
+        for network in (model, compiled):
+            model.zero_grad()
+            loss = network(packed).loss
+            loss.backward()
+            results.append([loss, *(p.grad for p in model.parameters())])
+        for found, expected in zip(*results, strict=True):
+            assert (found - expected).norm() <= 1e-12 * expected.norm()
+    assert counter.frame_count == graphs
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, on itself
+def test_adaptive_unetr_breaks_once_where_it_counts_and_is_two_graphs():
+    """nnU-Net compiles the whole network on CUDA."""
+    config = make_config(
+        depth=1, patch_size=(2, 4, 4), strides=((1, 2, 2),), kernel_sizes=((1, 3, 3),)
+    )
+    network = shake(AdaptiveUNETR(config, 2))
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(network, backend=counter)
+    for mixture in [*MIXTURES[:4], "000 111 000 110"]:
+        x, _ = studies(config, mixture.split())
+        torch.testing.assert_close(compiled(x), network(x), rtol=1e-12, atol=1e-12)
+    assert counter.frame_count == 2

@@ -1,0 +1,68 @@
+"""The benchmark runs, and what it compares does the same work."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+import benchmark_pretraining as benchmark
+
+TINY = ["--rounds", "1", "--crop", "32", "--width", "192", "--depth", "1", "--decoder_heads", "3"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_benchmark_writes_a_row_a_variant(tmp_path, capsys, dtype, monkeypatch):
+    monkeypatch.setitem(sys.modules, "monai.networks.nets", None)  # as if it were not installed
+    path = tmp_path / "times.json"
+    threads = torch.get_num_threads()
+    benchmark.main([*TINY, "--dtype", dtype, "--counts", "1", "mixed", "--output", str(path)])
+    torch.set_num_threads(threads)
+    tables = list(json.loads(path.read_text()).values())
+    names = [[row["variant"] for row in rows] for rows in tables]
+    assert [len(rows) for rows in tables] == [3, 3, 2, 3, 3]
+    assert names[1] == ["packed", "one at a time", "padded to 7"]
+    assert names[3] == ["ours", "BM-MAE", "EvaMAE"]
+    assert all(row["seconds"] > 0 for rows in tables for row in rows if "seconds" in row)
+    single, half = tables[2]
+    assert single["worst tensor"] < 1e-5 < half["worst tensor"] < 3e-2
+    assert "| BM-MAE |" in capsys.readouterr().out
+
+
+def test_padded_studies_have_the_gradient_of_packed_ones():
+    config = benchmark.model_config(32, 96, 1)
+    model = benchmark.AdaptiveMAE(config).double()
+    x, slots, masked = benchmark.batch((1, 3, 2), config)
+    found = []
+    for loss in (benchmark.packed_loss, benchmark.padded_loss):
+        model.zero_grad()
+        loss(model, x.double(), slots, masked).backward()
+        found.append([p.grad for p in model.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_variants_that_do_other_work_are_found():
+    layer = torch.nn.Linear(2, 2)
+    one, two = (lambda: layer(torch.ones(2)).sum()), (lambda: 2 * layer(torch.ones(2)).sum())
+    with pytest.raises(SystemExit, match="other gradients"):
+        benchmark.check_same_gradient({"one": (layer, one), "two": (layer, two)})
+
+
+@pytest.mark.parametrize("name", ["BM-MAE", "EvaMAE"])
+def test_a_peer_sees_visible_tokens_only_and_learns_everywhere(name):
+    """Else it would not be a masked autoencoder, and its time would say nothing."""
+    config = benchmark.model_config(32, 192, 1)
+    x, _, masked = benchmark.batch((7,), config)
+    model, _ = benchmark.Peers(config, half=False).variants((7,))[name]
+    images = x[0].requires_grad_()
+    if name == "BM-MAE":
+        target = benchmark.patchify(images.detach(), config.token_size)
+    else:
+        target = benchmark.image_voxels(masked, config)
+    model(images, masked, target).backward()
+    seen = benchmark.patchify(images.grad, config.token_size).any(dim=-1)
+    assert torch.equal(seen, ~masked)
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
