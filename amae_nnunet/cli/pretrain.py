@@ -32,17 +32,24 @@ def main(argv: list[str] | None = None) -> int:
     return run(parser, _pretrain, argv)
 
 
-def _pretrain(args: argparse.Namespace) -> None:
+def _pretrain(args: argparse.Namespace) -> int:
     import torch
     from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
     from amae_nnunet.plans.preprocessed import PreprocessedDataset
     from amae_nnunet.pretraining.loop import pretrain
+    from amae_nnunet.pretraining.stop import Stopped
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dataset = PreprocessedDataset.open(args.dataset, args.configuration, args.plans)
-    path = pretrain(dataset, args.fold, torch.device(device), args.resume, get_allowed_n_proc_DA())
+    workers = get_allowed_n_proc_DA()
+    try:
+        path = pretrain(dataset, args.fold, torch.device(device), args.resume, workers)
+    except Stopped as stop:
+        print(stop)
+        return stop.exit_code
     print(f"wrote {path}")
     plans = f" -p {args.plans}" if args.plans != "nnUNetPlans" else ""
     number = dataset.name[7:10]
     print(f"next: nnUNetv2_train {number} {args.configuration} 0 -tr AMAETrainer{plans}")
+    return 0
