@@ -10,8 +10,9 @@ EPILOG = """\
 All values of the model and the training are set with amae-nnunet-configure. The checkpoint goes to
 $nnUNet_results/DATASET/AMAEPretraining__PLANS__CONFIGURATION/, where AMAETrainer finds it.
 
-example:
+examples:
   amae-nnunet-pretrain 501 3d_fullres
+  amae-nnunet-pretrain 501 3d_fullres --unlabeled 500 502     more studies, of any contrasts
 """
 
 
@@ -24,6 +25,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans to use")
     parser.add_argument(
         "-f", dest="fold", default="all", help="pre-train on all cases or a fold's training cases"
+    )
+    parser.add_argument(
+        "--unlabeled",
+        nargs="+",
+        default=[],
+        metavar="DATASET",
+        help="numbers or names of data sets converted with --split unlabeled, to train on as well",
+    )
+    parser.add_argument(
+        "-np", type=int, default=2, help="processes that preprocess them (default: %(default)s)"
     )
     parser.add_argument("--c", dest="resume", action="store_true", help="continue a stopped run")
     parser.add_argument(
@@ -42,9 +53,16 @@ def _pretrain(args: argparse.Namespace) -> int:
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dataset = PreprocessedDataset.open(args.dataset, args.configuration, args.plans)
-    workers = get_allowed_n_proc_DA()
     try:
-        path = pretrain(dataset, args.fold, torch.device(device), args.resume, workers)
+        path = pretrain(
+            dataset,
+            args.fold,
+            args.unlabeled,
+            torch.device(device),
+            args.resume,
+            get_allowed_n_proc_DA(),
+            max(1, args.np),
+        )
     except Stopped as stop:
         print(stop)
         return stop.exit_code

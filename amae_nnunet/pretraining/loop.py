@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -148,18 +148,22 @@ def _readers() -> Iterator[None]:
 def pretrain(
     dataset: PreprocessedDataset,
     fold: str = "all",
+    unlabeled: Sequence[str] = (),
     device: torch.device | None = None,
     resume: bool = False,
     num_workers: int = 0,
+    processes: int = 2,
 ) -> Path:
-    """Pre-train on the cases of a data set.
+    """Pre-train on the cases of a data set, and of unlabelled ones.
 
     Args:
         dataset: opened; its block holds all values.
         fold: ``all``, or a fold of ``splits_final.json``, of which only training cases are used.
+        unlabeled: names or numbers of unlabelled data sets.
         device: default CPU.
         resume: continue where an earlier run stopped.
         num_workers: processes that read crops.
+        processes: that preprocess unlabelled cases.
 
     Returns:
         Path of the final checkpoint.
@@ -174,7 +178,7 @@ def pretrain(
     names = (LATEST_NAME, PREVIOUS_NAME, CHECKPOINT_NAME)
     if not resume and any((folder / name).exists() for name in names):
         raise ConfigError(f"{folder} holds a pre-training: continue it with --c, or delete it")
-    contrasts, studies = gather_studies(dataset, fold)
+    contrasts, studies = gather_studies(dataset, fold, unlabeled, processes)
     run = new_run(dataset, contrasts, studies, folder, device or torch.device("cpu"))
     config = run.model.config
     folder.mkdir(parents=True, exist_ok=True)

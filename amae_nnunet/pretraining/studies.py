@@ -16,7 +16,14 @@ from typing import Any
 
 import blosc2
 
-from amae_nnunet.plans.preprocessed import PreprocessedDataset, case_reader, check_cases
+from amae_nnunet.errors import ConfigError
+from amae_nnunet.plans.preprocessed import (
+    PreprocessedDataset,
+    case_reader,
+    check_cases,
+    dataset_name,
+)
+from amae_nnunet.plans.unlabeled import preprocess_unlabeled
 
 log = logging.getLogger(__name__)
 
@@ -53,38 +60,40 @@ class Study:
         return case_reader(self.folder)(str(self.folder), [self.case]).load_case(self.case)[0]
 
 
-def match_contrasts(
-    present: Sequence[bool], names: Sequence[str], contrasts: Sequence[str]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Channels that are present and known to the model, and the model's rows of them."""
-    pairs = [
-        (channel, contrasts.index(name))
-        for channel, (name, flag) in enumerate(zip(names, present, strict=True))
-        if flag and name in contrasts
-    ]
-    return tuple(channel for channel, _ in pairs), tuple(row for _, row in pairs)
-
-
-def gather_studies(dataset: PreprocessedDataset, fold: str) -> tuple[tuple[str, ...], list[Study]]:
+def gather_studies(
+    dataset: PreprocessedDataset,
+    fold: str = "all",
+    unlabeled: Sequence[str] = (),
+    processes: int = 2,
+) -> tuple[tuple[str, ...], list[Study]]:
     """The model's contrasts and the studies to train on.
 
     Args:
         dataset: the labelled data set.
         fold: ``all``, or a fold of which only training cases are used.
+        unlabeled: names or numbers of unlabelled data sets, preprocessed where they are not yet.
+        processes: how many cases are preprocessed at the same time.
 
     Raises:
         InputError: a case is not what the contrast record says.
+        ConfigError: a data set is given twice.
     """
+    given = [dataset_name(name) for name in unlabeled]
+    if len({dataset.name, *given}) != 1 + len(given):
+        raise ConfigError(
+            f"--unlabeled {' '.join(unlabeled)}: give each data set once, and not {dataset.name}"
+        )
     cases = dataset.training_cases(fold)
     present = check_cases(dataset.name, dataset.data_folder, dataset.dataset_json, cases, log.info)
-    contrasts = dataset.block.contrasts
-    studies = [
-        Study(
-            dataset.name,
-            case,
-            dataset.data_folder,
-            *match_contrasts(present[case], contrasts, contrasts),
-        )
-        for case in cases
-    ]
+    others = [preprocess_unlabeled(dataset, name, processes) for name in given]
+    names = [*dataset.block.contrasts, *(name for other in others for name in other.contrasts)]
+    contrasts = tuple(dict.fromkeys(names))
+    studies = []
+    for case in cases:
+        channels = tuple(channel for channel, flag in enumerate(present[case]) if flag)
+        studies.append(Study(dataset.name, case, dataset.data_folder, channels, channels))
+    for other in others:
+        for case, found in other.cases.items():
+            rows = tuple(contrasts.index(name) for name in found)
+            studies.append(Study(other.name, case, other.folder, tuple(found.values()), rows))
     return contrasts, studies
