@@ -39,6 +39,7 @@ from amae_nnunet.pretraining.files import whole_file
 from amae_nnunet.pretraining.metrics import EpochRecord, write_rows
 from amae_nnunet.pretraining.pictures import save_reconstruction
 from amae_nnunet.pretraining.run import Run, checkpoint_facts, learning_rate, new_run
+from amae_nnunet.pretraining.skill import SKILL_STEPS, SKILL_STRIDE, alarm, skill_sums
 from amae_nnunet.pretraining.state import (
     LATEST_NAME,
     PREVIOUS_NAME,
@@ -78,17 +79,22 @@ def train_step(run: Run, x: Tensor, present: Tensor) -> None:
     """
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(run.config, run.step, run.steps)
-    output = forward(run, x.to(run.device, non_blocking=True), present, run.step)
+    x = x.to(run.device, non_blocking=True)
+    output = forward(run, x, present, run.step)
     run.optimizer.zero_grad(set_to_none=True)
     output.loss.backward()
     run.optimizer.step()
     run.record.add(output.loss, output.contrast_loss)
+    if run.iteration < SKILL_STEPS:
+        hidden, rebuilt = run.model.reconstruct(output, x)
+        images = (part[..., ::SKILL_STRIDE, ::SKILL_STRIDE] for part in (x, rebuilt, hidden))
+        run.record.add_skill(skill_sums(*images, present))
     run.iteration += 1
     check_finite(run, back=2)
 
 
 def end_epoch(run: Run) -> None:
-    """Write the epoch's line of metrics and the state."""
+    """Write the epoch's line of metrics and the state; warn where nothing is learnt."""
     check_finite(run)
     run.rows.append(
         {
@@ -99,6 +105,10 @@ def end_epoch(run: Run) -> None:
             "seconds": round(run.record.seconds, 3),
         }
     )
+    found = alarm(run.rows, run.config.num_epochs)
+    run.rows[-1]["alarm"] = found
+    if found and not (len(run.rows) > 1 and run.rows[-2]["alarm"]):
+        log.warning("warning: %s", found)
     write_rows(run.folder, run.rows)
     run.epoch, run.iteration, run.record = run.epoch + 1, 0, EpochRecord()
     save_state(run)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from amae_nnunet.pretraining.files import whole_file
+from amae_nnunet.pretraining.skill import skill_row
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -28,10 +29,12 @@ class EpochRecord:
     Attributes:
         steps: for each step its loss and the loss of each contrast (NaN where it has none),
             (1 + C,).
+        sums: what the skill is made from, (6, C), or None.
         before: seconds spent in earlier sessions of a run that was stopped.
     """
 
     steps: list[Tensor] = field(default_factory=list)
+    sums: Tensor | None = None
     before: float = 0.0
     _start: float = field(default_factory=time.perf_counter)
 
@@ -44,18 +47,22 @@ class EpochRecord:
         """Add a step."""
         self.steps.append(torch.cat([loss.detach()[None], contrast_loss]).float())
 
+    def add_skill(self, sums: Tensor) -> None:
+        """Add what ``skill_sums`` gives."""
+        self.sums = sums if self.sums is None else self.sums + sums
+
     def loss(self, back: int = 1) -> float:
         """The loss ``back`` steps from the end, 1 being the last (0.0: there is none yet)."""
         return self.steps[max(-back, -len(self.steps))][0].item() if self.steps else 0.0
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values from which ``from_state`` makes it again."""
-        return {"steps": _table(self.steps), "seconds": self.seconds}
+        return {"steps": _table(self.steps), "sums": self.sums, "seconds": self.seconds}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> EpochRecord:
         """Undo ``state``."""
-        return cls(list(state["steps"]), state["seconds"])
+        return cls(list(state["steps"]), state["sums"], state["seconds"])
 
     def row(self, contrasts: tuple[str, ...]) -> dict[str, Any]:
         """Means of the epoch's losses; None for a contrast that no study had."""
@@ -63,6 +70,7 @@ class EpochRecord:
         return {
             "loss": means[0],
             "contrast_loss": dict(zip(contrasts, map(_or_none, means[1:]), strict=True)),
+            **(skill_row(self.sums, contrasts) if self.sums is not None else {}),
         }
 
 
