@@ -36,6 +36,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "-np", type=int, default=2, help="processes that preprocess them (default: %(default)s)"
     )
+    parser.add_argument(
+        "--pictures",
+        nargs="+",
+        default=[],
+        metavar="CASE",
+        help="cases to draw as the run goes (default: three that have the most contrasts)",
+    )
     parser.add_argument("--c", dest="resume", action="store_true", help="continue a stopped run")
     parser.add_argument(
         "-device", choices=("cuda", "cpu", "mps"), help="default: cuda if it is there"
@@ -62,6 +69,7 @@ def _pretrain(args: argparse.Namespace) -> int:
             args.resume,
             get_allowed_n_proc_DA(),
             max(1, args.np),
+            args.pictures,
         )
     except Stopped as stop:
         print(stop)

@@ -111,7 +111,8 @@ def preprocess_unlabeled(
     raw = nnunet_folder("nnUNet_raw") / name
     described = read_json(raw / "dataset.json", "convert the data set with amae-nnunet-convert")
     contrasts = check_contrast_names(channel_contrasts(described))
-    ledger = _open_ledger(folder / LEDGER)
+    ledger = _read_ledger(folder / LEDGER)
+    _write_lines(folder / LEDGER, ledger.values())
     jobs, failures = _jobs(dataset, raw, folder, contrasts, described)
     pending = [job for job in jobs if not _is_done(job, folder, ledger)]
     for job, future in _run(pending, processes, f"preprocess {name}"):
@@ -132,6 +133,12 @@ def preprocess_unlabeled(
 def unlabeled_folder(dataset: PreprocessedDataset) -> Path:
     """Where unlabelled data sets lie that were preprocessed with a configuration's plans."""
     return dataset.folder / "unlabeled" / str(dataset.configuration["data_identifier"])
+
+
+def published_cases(folder: Path) -> dict[str, dict[str, int]]:
+    """The preprocessed cases of a folder, and for each its contrasts and their channels."""
+    entries = _read_ledger(folder / LEDGER)
+    return {case: dict(entry["contrasts"]) for case, entry in entries.items()}
 
 
 def _jobs(
@@ -277,13 +284,11 @@ def _is_done(job: _Job, folder: Path, ledger: dict[str, dict[str, Any]]) -> bool
     return ledger.get(job.case, {}).get("key") == job.key and all(map(Path.is_file, files))
 
 
-def _open_ledger(path: Path) -> dict[str, dict[str, Any]]:
-    """The last line of each case; a line that was interrupted is taken out of the file."""
+def _read_ledger(path: Path) -> dict[str, dict[str, Any]]:
+    """The last line of each case, but for a line that was interrupted."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     entries = [json.loads(line) for line in text.split("\n")[:-1]]
-    ledger = {entry["case"]: entry for entry in entries}
-    _write_lines(path, ledger.values())
-    return ledger
+    return {entry["case"]: entry for entry in entries}
 
 
 def _write_lines(path: Path, entries: Iterable[dict[str, Any]]) -> None:

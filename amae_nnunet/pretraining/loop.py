@@ -2,11 +2,12 @@
 
 Results folder::
 
-    metrics.jsonl                  one line an epoch: losses, lr, seconds
+    metrics.jsonl                  one line an epoch: losses, skills, lr, seconds
+    progress.png                   the same, drawn
+    reconstruction_epoch_XXX.png   figure 2 for a few studies, always the same
     checkpoint_latest.pth          state to continue from, written every epoch and 15 minutes
     checkpoint_previous.pth        the state before it
     checkpoint_final.safetensors   the weights to fine-tune from, when all epochs are done
-    reconstruction.png             figure 2 for one training study
 
 Batches and masks are functions of the seed and the step, so a run that is continued repeats what
 an uninterrupted one would have done.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,17 +28,16 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from amae_nnunet.errors import AMAEError, ConfigError
 from amae_nnunet.networks.checkpoint import save_checkpoint
-from amae_nnunet.networks.mae import MAEOutput
-from amae_nnunet.networks.masking import Slots, random_masking
 from amae_nnunet.plans.preprocessed import (
     CHECKPOINT_NAME,
     PreprocessedDataset,
     pretraining_folder,
 )
+from amae_nnunet.pretraining.artist import Artist
 from amae_nnunet.pretraining.data import RandomCrops, crop_loader
 from amae_nnunet.pretraining.files import whole_file
 from amae_nnunet.pretraining.metrics import EpochRecord, write_rows
-from amae_nnunet.pretraining.pictures import save_reconstruction
+from amae_nnunet.pretraining.rebuild import masked_pass
 from amae_nnunet.pretraining.run import Run, checkpoint_facts, learning_rate, new_run
 from amae_nnunet.pretraining.skill import SKILL_STEPS, SKILL_STRIDE, alarm, skill_sums
 from amae_nnunet.pretraining.state import (
@@ -55,22 +55,6 @@ log = logging.getLogger(__name__)
 SAVE_SECONDS = 900.0  # of a long epoch, after which the state is saved; not in the paper
 
 
-def forward(run: Run, x: Tensor, present: Tensor, step: int) -> MAEOutput:
-    """One pass over a batch (B, C, Z, Y, X) of contrasts (B, C) with the masks of a step."""
-    slots = Slots.of(present.to(run.device))
-    generator = torch.Generator(run.device).manual_seed((run.config.seed << 32) + step)
-    masked = random_masking(
-        slots,
-        run.model.config.num_tokens,
-        run.config.mask_ratio,
-        generator,
-        run.config.whole_contrast_prob,
-    )
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda"):
-        output: MAEOutput = run.model(x, slots, masked)
-    return output
-
-
 def train_step(run: Run, x: Tensor, present: Tensor) -> None:
     """One step of the optimizer on a batch.
 
@@ -80,15 +64,18 @@ def train_step(run: Run, x: Tensor, present: Tensor) -> None:
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(run.config, run.step, run.steps)
     x = x.to(run.device, non_blocking=True)
-    output = forward(run, x, present, run.step)
+    seed = (run.config.seed << 32) + run.step
+    output = masked_pass(
+        run.model, x, present, run.config.mask_ratio, seed, run.config.whole_contrast_prob
+    )
     run.optimizer.zero_grad(set_to_none=True)
     output.loss.backward()
     run.optimizer.step()
     run.record.add(output.loss, output.contrast_loss)
     if run.iteration < SKILL_STEPS:
         hidden, rebuilt = run.model.reconstruct(output, x)
-        images = (part[..., ::SKILL_STRIDE, ::SKILL_STRIDE] for part in (x, rebuilt, hidden))
-        run.record.add_skill(skill_sums(*images, present))
+        thin = (..., slice(None, None, SKILL_STRIDE), slice(None, None, SKILL_STRIDE))
+        run.record.add_skill(skill_sums(x[thin], rebuilt[thin], hidden[thin], present))
     run.iteration += 1
     check_finite(run, back=2)
 
@@ -114,8 +101,14 @@ def end_epoch(run: Run) -> None:
     save_state(run)
 
 
-def train(run: Run, crops: RandomCrops, num_workers: int) -> None:
+def train(run: Run, crops: RandomCrops, num_workers: int, draw: Callable[[Run], None]) -> None:
     """All steps that are left.
+
+    Args:
+        run: in progress.
+        crops: its samples.
+        num_workers: processes that read them.
+        draw: called at the end of each epoch.
 
     Raises:
         Stopped: by a signal; the state is saved.
@@ -132,6 +125,7 @@ def train(run: Run, crops: RandomCrops, num_workers: int) -> None:
             bar.update(size)
             if run.iteration == run.iterations:
                 end_epoch(run)
+                draw(run)
             elif signals.number or time.monotonic() - run.saved > SAVE_SECONDS:
                 save_state(run)
             if signals.number and run.step < run.steps:
@@ -163,6 +157,7 @@ def pretrain(
     resume: bool = False,
     num_workers: int = 0,
     processes: int = 2,
+    pictures: Sequence[str] = (),
 ) -> Path:
     """Pre-train on the cases of a data set, and of unlabelled ones.
 
@@ -174,6 +169,7 @@ def pretrain(
         resume: continue where an earlier run stopped.
         num_workers: processes that read crops.
         processes: that preprocess unlabelled cases.
+        pictures: cases to draw as the run goes; default: see ``Artist``.
 
     Returns:
         Path of the final checkpoint.
@@ -202,28 +198,10 @@ def pretrain(
         "x".join(map(str, config.token_size)),
         run.device,
     )
+    artist = Artist(dataset, fold, studies, pictures)
     crops = RandomCrops(studies, config.num_contrasts, config.patch_size, run.config.seed)
-    train(run, crops, num_workers)
+    train(run, crops, num_workers, artist)
     path = folder / CHECKPOINT_NAME
     with whole_file(path) as temporary:
         save_checkpoint(temporary, run.model, checkpoint_facts(run, dataset, fold))
-    draw_reconstruction(run, crops)
     return path
-
-
-@torch.no_grad()
-def draw_reconstruction(run: Run, crops: RandomCrops) -> None:
-    """Write ``reconstruction.png`` for the first crop of the run."""
-    config = run.model.config
-    x, present = (part[None] for part in crops[0])
-    x = x.to(run.device)
-    output = forward(run, x, present, 0)
-    hidden, rebuilt = run.model.reconstruct(output, x)
-    save_reconstruction(
-        run.folder / "reconstruction.png",
-        config.contrasts,
-        x[0].cpu().numpy(),
-        hidden[0].cpu().numpy(),
-        rebuilt[0].cpu().numpy(),
-        aspect=config.spacing[1] / config.spacing[2],
-    )

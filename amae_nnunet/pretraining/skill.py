@@ -4,11 +4,13 @@ For the hidden voxels of one contrast of one study::
 
     mean     the mean of the contrast's visible voxels
     linear   a linear map of the other contrasts at the same voxel, fitted by least squares on the
-             contrast's visible voxels; it is given the others whole, which the model is not
+             contrast's visible voxels; where another contrast is hidden it gets that one's mean, so
+             that it knows what the model knows
     skill    1 - squared error of the model / squared error of the baseline
 
-0 is no better than the baseline, 1 is perfect. An average image has a skill of 0 against the mean;
-copying the other contrasts has one of about 0 against the linear map. Not in the paper.
+0 is no better than the baseline, 1 is perfect. A skill against the linear map says that the model
+knows more than how bright one contrast is where another one is bright: form, place, neighbours.
+Not in the paper.
 """
 
 from __future__ import annotations
@@ -45,21 +47,28 @@ def mean_error(y: Tensor, hidden: Tensor) -> Tensor:
     return (y[hidden] - y[~hidden].mean()).square().sum()
 
 
-def linear_error(y: Tensor, others: Tensor, hidden: Tensor) -> Tensor:
-    """Squared error of the linear baseline, summed over hidden voxels.
+def linear_error(images: Tensor, hidden: Tensor, row: int) -> Tensor:
+    """Squared error of the linear baseline for one contrast, summed over its hidden voxels.
 
     Args:
-        y: voxels of one contrast of one study, (V,), in float64.
-        others: the other contrasts, (N - 1, V).
-        hidden: bool (V,); at least one voxel is visible.
+        images: voxels of all contrasts of one study, (N, V), in float64.
+        hidden: bool (N, V); of contrast ``row`` at least one voxel is visible.
+        row: the contrast to predict from the others.
     """
-    seen = others[:, ~hidden]
-    centre, level = seen.mean(dim=1, keepdim=True), y[~hidden].mean()
-    seen = seen - centre
-    gram = torch.linalg.pinv(seen @ seen.T, hermitian=True)  # a constant contrast adds nothing
-    weights = gram @ (seen @ (y[~hidden] - level))
-    predicted = level + weights @ (others[:, hidden] - centre)
-    return (y[hidden] - predicted).square().sum()
+    seen = ~hidden[row]
+    level = images[row, seen].mean()
+    known = [
+        torch.where(mask, 0.0, image - image[~mask].mean()) if not mask.all() else 0.0 * image
+        for n, (image, mask) in enumerate(zip(images, hidden, strict=True))
+        if n != row
+    ]
+    features = torch.stack(known)
+    features = features - features[:, seen].mean(dim=1, keepdim=True)
+    fitted = features[:, seen]
+    gram = torch.linalg.pinv(fitted @ fitted.T, hermitian=True)  # a constant adds nothing
+    weights = gram @ (fitted @ (images[row, seen] - level))
+    predicted = level + weights @ features[:, hidden[row]]
+    return (images[row, hidden[row]] - predicted).square().sum()
 
 
 @torch.no_grad()
@@ -93,9 +102,8 @@ def skill_sums(x: Tensor, rebuilt: Tensor, hidden: Tensor, present: Tensor) -> T
             sums[0, c] += error
             sums[1, c] += mean_error(images[n], mask)
             if len(rows) > 1:
-                others = images[[m for m in range(len(rows)) if m != n]]
                 sums[2, c] += error
-                sums[3, c] += linear_error(images[n], others, mask)
+                sums[3, c] += linear_error(images, masks, n)
             for row, values in ((4, guess), (5, true)):
                 sums[row, c] += (values - values.mean()).square().sum()
     return sums

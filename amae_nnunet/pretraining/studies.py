@@ -60,6 +60,20 @@ class Study:
         return case_reader(self.folder)(str(self.folder), [self.case]).load_case(self.case)[0]
 
 
+def labelled_studies(dataset: PreprocessedDataset, cases: Sequence[str]) -> list[Study]:
+    """The studies of the labelled data set itself, whose contrasts come first in the model.
+
+    Raises:
+        InputError: a case is not what the contrast record says.
+    """
+    present = check_cases(dataset.name, dataset.data_folder, dataset.dataset_json, cases, log.info)
+    studies = []
+    for case in cases:
+        channels = tuple(channel for channel, flag in enumerate(present[case]) if flag)
+        studies.append(Study(dataset.name, case, dataset.data_folder, channels, channels))
+    return studies
+
+
 def gather_studies(
     dataset: PreprocessedDataset,
     fold: str = "all",
@@ -83,15 +97,10 @@ def gather_studies(
         raise ConfigError(
             f"--unlabeled {' '.join(unlabeled)}: give each data set once, and not {dataset.name}"
         )
-    cases = dataset.training_cases(fold)
-    present = check_cases(dataset.name, dataset.data_folder, dataset.dataset_json, cases, log.info)
+    studies = labelled_studies(dataset, dataset.training_cases(fold))
     others = [preprocess_unlabeled(dataset, name, processes) for name in given]
     names = [*dataset.block.contrasts, *(name for other in others for name in other.contrasts)]
     contrasts = tuple(dict.fromkeys(names))
-    studies = []
-    for case in cases:
-        channels = tuple(channel for channel, flag in enumerate(present[case]) if flag)
-        studies.append(Study(dataset.name, case, dataset.data_folder, channels, channels))
     for other in others:
         for case, found in other.cases.items():
             rows = tuple(contrasts.index(name) for name in found)

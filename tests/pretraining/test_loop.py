@@ -33,7 +33,7 @@ def test_a_run_leaves_its_metrics_its_picture_and_a_checkpoint(nnunet, pretraine
     folder = pretrained.parent
     assert {path.name for path in folder.iterdir()} == {
         "checkpoint_final.safetensors", "checkpoint_latest.pth", "checkpoint_previous.pth",
-        "metrics.jsonl", "reconstruction.png",
+        "metrics.jsonl", "progress.png", "reconstruction_epoch_002.png",
     }  # fmt: skip
     rows = lines(folder)
     assert [row["epoch"] for row in rows] == [0, 1]

@@ -31,7 +31,7 @@ def reference(x, rebuilt, hidden, present):
             if not visible:
                 continue
             mean = sum(image[v] for v in visible) / len(visible)
-            others = [x[b, o].ravel() for o in rows if o != c]
+            others = [filled(x[b, o].ravel(), hidden[b, o].ravel()) for o in rows if o != c]
             table = [[1.0, *(other[v] for other in others)] for v in visible]
             fit = np.linalg.lstsq(np.array(table), np.array([image[v] for v in visible]), None)[0]
             truths, guesses = [], []
@@ -50,11 +50,18 @@ def reference(x, rebuilt, hidden, present):
     return sums
 
 
+def filled(image, mask):
+    """What is visible of an image, and its mean where it is not."""
+    visible = [value for value, is_hidden in zip(image, mask, strict=True) if not is_hidden]
+    mean = sum(visible) / len(visible) if visible else 0.0
+    return [mean if is_hidden else v for v, is_hidden in zip(image, mask, strict=True)]
+
+
 def batch(presence=("1111", "0110", "0001", "1011")):
     torch.manual_seed(5)
     present = torch.tensor([[flag == "1" for flag in row] for row in presence])
     mix = torch.randn(len(presence), 4, 4)
-    x = torch.einsum("bij,bjzyx->bizyx", mix, torch.randn(len(presence), 4, 3, 4, 5)) + 2
+    x = torch.einsum("bij,bjzyx->bizyx", mix, torch.randn(len(presence), 4, 6, 7, 8)) + 2
     x = x.double() * present[:, :, None, None, None]
     hidden = (torch.rand(x.shape) < 0.7) & present[:, :, None, None, None]
     hidden[-1, 2] = True  # hidden whole: no baseline
@@ -70,21 +77,38 @@ def test_sums_equal_loops():
     assert (expected[0] > expected[2]).any()  # a study of one contrast counts for the mean only
 
 
-def test_a_constant_and_a_doubled_contrast_do_not_spoil_the_fit():
+def one_study(others_hidden):
+    """Voxels (4, V) of a study, the first contrast hidden in part."""
     x = batch()[0][0].flatten(1)
-    hidden = torch.rand(x.shape[1]) < 0.7
-    plain = linear_error(x[0], x[1:3], hidden)
-    spoilt = torch.cat([x[1:3], x[1:2], torch.full_like(x[:1], 3)])
-    torch.testing.assert_close(linear_error(x[0], spoilt, hidden), plain, rtol=1e-9, atol=0)
+    hidden = torch.full(x.shape, others_hidden)
+    hidden[0] = torch.rand(x.shape[1]) < 0.7
+    return x, hidden
+
+
+def test_a_constant_and_a_doubled_contrast_do_not_spoil_the_fit():
+    x, hidden = one_study(others_hidden=False)
+    plain = linear_error(x[:3], hidden[:3], 0)
+    spoilt = torch.cat([x[:3], x[1:2], torch.full_like(x[:1], 3)])
+    found = linear_error(spoilt, torch.cat([hidden, hidden[1:2]]), 0)
+    torch.testing.assert_close(found, plain, rtol=1e-9, atol=0)
 
 
 def test_what_a_linear_map_explains_has_no_linear_error():
-    x = batch()[0][0].flatten(1)
-    hidden = torch.rand(x.shape[1]) < 0.7
-    y = 2 * x[1] - x[2] + 7
-    assert linear_error(y, x[1:3], hidden) < 1e-20
-    assert linear_error(y, x[1:2], hidden) > 1
-    assert mean_error(y, hidden) > linear_error(y, x[1:2], hidden)
+    x, hidden = one_study(others_hidden=False)
+    x[0] = 2 * x[1] - x[2] + 7
+    assert linear_error(x[:3], hidden[:3], 0) < 1e-20
+    assert linear_error(x[:2], hidden[:2], 0) > 1
+    assert mean_error(x[0], hidden[0]) > linear_error(x[:2], hidden[:2], 0)
+
+
+def test_the_linear_map_never_sees_what_the_model_does_not():
+    """NaN where the others are hidden; all of it hidden leaves the mean."""
+    x, hidden = one_study(others_hidden=True)
+    torch.testing.assert_close(linear_error(x, hidden, 0), mean_error(x[0], hidden[0]))
+    hidden[1] = torch.rand(x.shape[1]) < 0.5
+    found = linear_error(x[:2], hidden[:2], 0)
+    x[1, hidden[1]] = torch.nan
+    torch.testing.assert_close(linear_error(x[:2], hidden[:2], 0), found, rtol=0, atol=0)
 
 
 def test_skill_of_known_predictions():
