@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from amae_nnunet.cli.command import new_parser, run
+from amae_nnunet.cli import command
 
 EPILOG = """\
 All values of the model and the training are set with amae-nnunet-configure. The checkpoint goes to
@@ -19,7 +19,7 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
     description = "Pre-train the encoder as a masked autoencoder on preprocessed studies."
-    parser = new_parser("amae-nnunet-pretrain", description, EPILOG)
+    parser = command.new_parser("amae-nnunet-pretrain", description, EPILOG)
     parser.add_argument("dataset", help="number or name of the data set")
     parser.add_argument("configuration", help="configuration of the plans, e.g. 3d_fullres")
     parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans to use")
@@ -43,11 +43,16 @@ def main(argv: list[str] | None = None) -> int:
         metavar="CASE",
         help="cases to draw as the run goes (default: three that have the most contrasts)",
     )
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="run some steps, print memory, time and disk of the whole run, and write nothing",
+    )
     parser.add_argument("--c", dest="resume", action="store_true", help="continue a stopped run")
     parser.add_argument(
         "-device", choices=("cuda", "cpu", "mps"), help="default: cuda if it is there"
     )
-    return run(parser, _pretrain, argv)
+    return command.run(parser, _pretrain, argv)
 
 
 def _pretrain(args: argparse.Namespace) -> int:
@@ -55,22 +60,26 @@ def _pretrain(args: argparse.Namespace) -> int:
     from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
     from amae_nnunet.plans.preprocessed import PreprocessedDataset
-    from amae_nnunet.pretraining.loop import pretrain
+    from amae_nnunet.pretraining.estimate import estimate
+    from amae_nnunet.pretraining.loop import Options, prepare, pretrain
     from amae_nnunet.pretraining.stop import Stopped
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dataset = PreprocessedDataset.open(args.dataset, args.configuration, args.plans)
+    options = Options(
+        args.fold,
+        tuple(args.unlabeled),
+        tuple(args.pictures),
+        torch.device(device),
+        get_allowed_n_proc_DA(),
+        max(1, args.np),
+    )
+    if args.estimate:
+        run, _, crops = prepare(dataset, options)
+        print(estimate(run, crops, options.num_workers))
+        return 0
     try:
-        path = pretrain(
-            dataset,
-            args.fold,
-            args.unlabeled,
-            torch.device(device),
-            args.resume,
-            get_allowed_n_proc_DA(),
-            max(1, args.np),
-            args.pictures,
-        )
+        path = pretrain(dataset, options, args.resume)
     except Stopped as stop:
         print(stop)
         return stop.exit_code

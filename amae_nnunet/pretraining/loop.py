@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -48,7 +49,7 @@ from amae_nnunet.pretraining.state import (
     save_state,
 )
 from amae_nnunet.pretraining.stop import Stopped, StopSignals
-from amae_nnunet.pretraining.studies import gather_studies
+from amae_nnunet.pretraining.studies import Study, gather_studies
 
 log = logging.getLogger(__name__)
 
@@ -149,47 +150,36 @@ def _readers() -> Iterator[None]:
         ) from None
 
 
-def pretrain(
-    dataset: PreprocessedDataset,
-    fold: str = "all",
-    unlabeled: Sequence[str] = (),
-    device: torch.device | None = None,
-    resume: bool = False,
-    num_workers: int = 0,
-    processes: int = 2,
-    pictures: Sequence[str] = (),
-) -> Path:
-    """Pre-train on the cases of a data set, and of unlabelled ones.
+@dataclass(frozen=True)
+class Options:
+    """What a user says of one run; what belongs to the method stands in the plans.
 
-    Args:
-        dataset: opened; its block holds all values.
+    Attributes:
         fold: ``all``, or a fold of ``splits_final.json``, of which only training cases are used.
         unlabeled: names or numbers of unlabelled data sets.
-        device: default CPU.
-        resume: continue where an earlier run stopped.
+        pictures: cases to draw as the run goes; default: see ``Artist``.
+        device: where to train.
         num_workers: processes that read crops.
         processes: that preprocess unlabelled cases.
-        pictures: cases to draw as the run goes; default: see ``Artist``.
+    """
 
-    Returns:
-        Path of the final checkpoint.
+    fold: str = "all"
+    unlabeled: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = ()
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    num_workers: int = 0
+    processes: int = 2
+
+
+def prepare(dataset: PreprocessedDataset, options: Options) -> tuple[Run, list[Study], RandomCrops]:
+    """A run that has done nothing yet, its studies and its samples; nothing is written of it.
 
     Raises:
-        AMAEError: see ``PreprocessedDataset``, ``gather_studies``, ``load_state``, ``train``.
-        Stopped: by a signal.
+        AMAEError: see ``gather_studies``, ``new_run``.
     """
-    folder = pretraining_folder(
-        dataset.name, dataset.plans["plans_name"], dataset.configuration_name
-    )
-    names = (LATEST_NAME, PREVIOUS_NAME, CHECKPOINT_NAME)
-    if not resume and any((folder / name).exists() for name in names):
-        raise ConfigError(f"{folder} holds a pre-training: continue it with --c, or delete it")
-    contrasts, studies = gather_studies(dataset, fold, unlabeled, processes)
-    run = new_run(dataset, contrasts, studies, folder, device or torch.device("cpu"))
+    contrasts, studies = gather_studies(dataset, options.fold, options.unlabeled, options.processes)
+    run = new_run(dataset, contrasts, studies, results_folder(dataset), options.device)
     config = run.model.config
-    folder.mkdir(parents=True, exist_ok=True)
-    if load_state(run):
-        log.info("continuing after step %d of %d", run.step, run.steps)
     log.info(
         "pre-training on %d studies (%s), %d tokens of %s voxels a contrast, on %s",
         len(studies),
@@ -198,10 +188,42 @@ def pretrain(
         "x".join(map(str, config.token_size)),
         run.device,
     )
-    artist = Artist(dataset, fold, studies, pictures)
     crops = RandomCrops(studies, config.num_contrasts, config.patch_size, run.config.seed)
-    train(run, crops, num_workers, artist)
+    return run, studies, crops
+
+
+def results_folder(dataset: PreprocessedDataset) -> Path:
+    """Where the run of a data set, its plans and its configuration keeps its results."""
+    plans, configuration = dataset.plans["plans_name"], dataset.configuration_name
+    return pretraining_folder(dataset.name, plans, configuration)
+
+
+def pretrain(dataset: PreprocessedDataset, options: Options, resume: bool = False) -> Path:
+    """Pre-train on the cases of a data set, and of unlabelled ones.
+
+    Args:
+        dataset: opened; its block holds all values.
+        options: of this run.
+        resume: continue where an earlier run stopped.
+
+    Returns:
+        Path of the final checkpoint.
+
+    Raises:
+        AMAEError: see ``prepare``, ``load_state``, ``train``.
+        Stopped: by a signal.
+    """
+    folder = results_folder(dataset)
+    names = (LATEST_NAME, PREVIOUS_NAME, CHECKPOINT_NAME)
+    if not resume and any((folder / name).exists() for name in names):
+        raise ConfigError(f"{folder} holds a pre-training: continue it with --c, or delete it")
+    run, studies, crops = prepare(dataset, options)
+    folder.mkdir(parents=True, exist_ok=True)
+    if load_state(run):
+        log.info("continuing after step %d of %d", run.step, run.steps)
+    artist = Artist(dataset, options.fold, studies, options.pictures)
+    train(run, crops, options.num_workers, artist)
     path = folder / CHECKPOINT_NAME
     with whole_file(path) as temporary:
-        save_checkpoint(temporary, run.model, checkpoint_facts(run, dataset, fold))
+        save_checkpoint(temporary, run.model, checkpoint_facts(run, dataset, options.fold))
     return path
