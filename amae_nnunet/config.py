@@ -273,12 +273,13 @@ class PretrainingConfig:
     weight_decay: float = 0.05  # none on norms, biases and embeddings
     mask_ratio: float = 0.7  # share of the tokens that is hidden
     whole_contrast_prob: float = 0.0  # chance that a study hides one contrast whole; not in paper
+    picture_every: int = 50  # epochs between pictures, 0: at the end only; not in the paper
     seed: int = 0
 
     def __post_init__(self) -> None:
         for key in ("num_epochs", "batch_size"):
             _require(getattr(self, key) >= 1, f"{key}={getattr(self, key)} must be at least 1")
-        for key in ("iterations_per_epoch", "slot_budget", "weight_decay", "seed"):
+        for key in ("iterations_per_epoch", "slot_budget", "weight_decay", "picture_every", "seed"):
             _require(getattr(self, key) >= 0, f"{key}={getattr(self, key)} must not be below 0")
         _require(self.lr > 0, f"lr={self.lr} must be above 0")
         _require(0 < self.mask_ratio < 1, f"mask_ratio={self.mask_ratio} must lie between 0 and 1")

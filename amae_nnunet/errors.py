@@ -10,7 +10,8 @@ EXIT_CODES = {
     3: "nothing usable in the input",
     4: "some cases failed; the rest is done and the failures are listed",
     5: "wrong or unsafe checkpoint",
-    130: "interrupted",
+    130: "interrupted (Ctrl-C)",
+    143: "stopped by SIGTERM; a pre-training has saved its state and continues with --c",
 }
 
 

@@ -350,7 +350,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=768, help="of the encoder, a multiple of 192")
     parser.add_argument("--depth", type=int, default=12, help="blocks of the encoder")
     parser.add_argument("--decoder_heads", type=int, default=12,
-                        help="of ours; the peers have 12, the package 6 by default (as 0)")  # fmt: skip
+                        help="of ours; the peers have 12, 0 is the package's 6")  # fmt: skip
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--output", type=Path, help="JSON file for the numbers")
     args = parser.parse_args(argv)

@@ -206,4 +206,5 @@ def _report(folder: Path) -> None:
     pretraining = (
         folder / "results" / f"Dataset{DATASET}_Demo" / "AMAEPretraining__AMAEPlans__3d_fullres"
     )
-    print(f"picture: {pretraining / 'reconstruction.png'}")
+    for picture in sorted(pretraining.glob("*.png")):
+        print(f"picture: {picture}")

@@ -4,45 +4,87 @@ from __future__ import annotations
 
 import argparse
 
-from amae_nnunet.cli.command import new_parser, run
+from amae_nnunet.cli import command
 
 EPILOG = """\
 All values of the model and the training are set with amae-nnunet-configure. The checkpoint goes to
 $nnUNet_results/DATASET/AMAEPretraining__PLANS__CONFIGURATION/, where AMAETrainer finds it.
 
-example:
+examples:
   amae-nnunet-pretrain 501 3d_fullres
+  amae-nnunet-pretrain 501 3d_fullres --unlabeled 500 502     more studies, of any contrasts
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
     description = "Pre-train the encoder as a masked autoencoder on preprocessed studies."
-    parser = new_parser("amae-nnunet-pretrain", description, EPILOG)
+    parser = command.new_parser("amae-nnunet-pretrain", description, EPILOG)
     parser.add_argument("dataset", help="number or name of the data set")
     parser.add_argument("configuration", help="configuration of the plans, e.g. 3d_fullres")
     parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans to use")
     parser.add_argument(
         "-f", dest="fold", default="all", help="pre-train on all cases or a fold's training cases"
     )
+    parser.add_argument(
+        "--unlabeled",
+        nargs="+",
+        default=[],
+        metavar="DATASET",
+        help="numbers or names of data sets converted with --split unlabeled, to train on as well",
+    )
+    parser.add_argument(
+        "-np", type=int, default=2, help="processes that preprocess them (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--pictures",
+        nargs="+",
+        default=[],
+        metavar="CASE",
+        help="cases to draw as the run goes (default: three that have the most contrasts)",
+    )
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="run some steps, print memory, time and disk of the whole run, and write nothing",
+    )
     parser.add_argument("--c", dest="resume", action="store_true", help="continue a stopped run")
     parser.add_argument(
         "-device", choices=("cuda", "cpu", "mps"), help="default: cuda if it is there"
     )
-    return run(parser, _pretrain, argv)
+    return command.run(parser, _pretrain, argv)
 
 
-def _pretrain(args: argparse.Namespace) -> None:
+def _pretrain(args: argparse.Namespace) -> int:
     import torch
     from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
     from amae_nnunet.plans.preprocessed import PreprocessedDataset
-    from amae_nnunet.pretraining.loop import pretrain
+    from amae_nnunet.pretraining.estimate import estimate
+    from amae_nnunet.pretraining.loop import Options, prepare, pretrain
+    from amae_nnunet.pretraining.stop import Stopped
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dataset = PreprocessedDataset.open(args.dataset, args.configuration, args.plans)
-    path = pretrain(dataset, args.fold, torch.device(device), args.resume, get_allowed_n_proc_DA())
+    options = Options(
+        args.fold,
+        tuple(args.unlabeled),
+        tuple(args.pictures),
+        torch.device(device),
+        get_allowed_n_proc_DA(),
+        max(1, args.np),
+    )
+    if args.estimate:
+        run, _, crops = prepare(dataset, options)
+        print(estimate(run, crops, options.num_workers))
+        return 0
+    try:
+        path = pretrain(dataset, options, args.resume)
+    except Stopped as stop:
+        print(stop)
+        return stop.exit_code
     print(f"wrote {path}")
     plans = f" -p {args.plans}" if args.plans != "nnUNetPlans" else ""
     number = dataset.name[7:10]
     print(f"next: nnUNetv2_train {number} {args.configuration} 0 -tr AMAETrainer{plans}")
+    return 0

@@ -26,7 +26,7 @@ from amae_nnunet.convert.grid import (
 )
 from amae_nnunet.convert.montage import montage, save_montage
 from amae_nnunet.convert.nifti import image_values, label_values
-from amae_nnunet.convert.registration import Registration, register
+from amae_nnunet.convert.registration import IN_PLACE, register
 from amae_nnunet.convert.source import RawCase
 from amae_nnunet.convert.template import Template
 
@@ -110,7 +110,7 @@ def convert_case(job: CaseJob) -> dict[str, Any]:
         CaseError: a required contrast or the label is not usable, or the grids do not fit.
     """
     found = _read_contrasts(job)
-    label, native = _read_label(job)
+    label = _read_label(job)
     reference_name = _reference(found, label)
     reference = found.images[reference_name] if label is None else label
     for name in list(found.images):
@@ -123,7 +123,7 @@ def convert_case(job: CaseJob) -> dict[str, Any]:
         "reference": reference_name,
         "size": list(reference.GetSize()),
         "spacing": [round(size, 6) for size in reference.GetSpacing()],
-        "native": native or found.native[reference_name],
+        "native": found.native[reference_name],
         "contrasts": found.contrasts,
         "montage": job.options.montages,
     }
@@ -153,15 +153,14 @@ def _read_contrasts(job: CaseJob) -> _Findings:
     return found
 
 
-def _read_label(job: CaseJob) -> tuple[sitk.Image | None, dict[str, Any] | None]:
-    """The label in LPS and its own geometry."""
-    source = job.raw.label
+def _read_label(job: CaseJob) -> sitk.Image | None:
+    """The label in LPS."""
+    source, template = job.raw.label, job.template
     if not job.with_label or source is None:
-        return None, None
+        return None
     voxels, affine = source.read()
-    template = job.template
     values = label_values(voxels, template.labels, source.name, template.label_map)
-    return make_image(values, affine), native_geometry(voxels.shape, affine)
+    return make_image(values, affine)
 
 
 def _reference(found: _Findings, label: sitk.Image | None) -> str:
@@ -193,11 +192,11 @@ def _place(name: str, found: _Findings, reference: sitk.Image, reference_name: s
         "type": image.GetPixelIDTypeAsString(),
         "coverage": 1.0,
     }
-    if same_grid(image, reference):
-        return image
-    transform = sitk.Transform()
+    transform = None
     if found.job.options.register and name != reference_name:
         transform = _register(name, found, found.images[reference_name])
+    if transform is None and same_grid(image, reference):
+        return image
     covered = facts["coverage"] = round(coverage(image, reference, transform), 4)
     said = f"{name} covers {covered:.1%} of the grid of {reference_name}"
     if covered < _MIN_COVERAGE:
@@ -211,14 +210,15 @@ def _place(name: str, found: _Findings, reference: sitk.Image, reference_name: s
     return moved
 
 
-def _register(name: str, found: _Findings, fixed: sitk.Image) -> sitk.Transform:
-    """The rigid motion of one contrast onto the reference; identity if it is not plausible."""
-    result: Registration = register(found.images[name], fixed)
+def _register(name: str, found: _Findings, fixed: sitk.Image) -> sitk.Transform | None:
+    """The rigid motion of one contrast onto the reference; None if it stays where it is."""
+    result = register(found.images[name], fixed)
     found.contrasts[name]["registration"] = result.facts()
-    if not result.accepted:
+    if result.accepted:
+        return result.transform()
+    if not result.reason.startswith(IN_PLACE):
         found.warnings.append(warning("W_REGISTRATION", f"{name} stays in place: {result.reason}"))
-        return sitk.Transform()
-    return result.transform()
+    return None
 
 
 def _count(label: sitk.Image, template: Template) -> dict[str, int]:

@@ -30,6 +30,8 @@ _MAX_ROTATION = 15.0  # degrees
 _MIN_INFORMATION = 0.1  # nats: two contrasts of one head share more
 _MIN_GAIN = 1.01  # factor: less is what interpolation and a quarter of a millimetre bring
 _MIN_OVERLAP = 0.1  # share of the judged voxels
+#: How the reason begins where the images match as they are, which is no doubt about them.
+IN_PLACE = "a motion brings nothing"
 
 
 @dataclass(frozen=True)
@@ -169,5 +171,5 @@ def _doubt(motion: sitk.Euler3DTransform, before: float, after: float, overlap: 
     if shift >= _MAX_SHIFT or angle >= _MAX_ROTATION:
         return f"the motion found, {shift:.1f} mm and {angle:.1f} degrees, is not plausible"
     if not after > before * _MIN_GAIN:
-        return f"a motion brings nothing ({after:.3f} nats after {before:.3f})"
+        return f"{IN_PLACE} ({after:.3f} nats after {before:.3f})"
     return ""

@@ -235,10 +235,13 @@ def check_cases(
     dataset_json: dict[str, Any],
     cases: Iterable[str],
     report: Callable[[str], object],
-) -> None:
+) -> dict[str, tuple[bool, ...]]:
     """Check cases against the contrast record before they train anything.
 
     Without a record only the number of channels is checked, and ``report`` is told.
+
+    Returns:
+        For each case, which of its channels are present.
 
     Raises:
         ContrastError: a case whose voxels or channels are not what the record says.
@@ -254,6 +257,7 @@ def check_cases(
         )
     cases = list(cases)
     reader = case_reader(data_folder)(str(data_folder), list(cases))
+    present = {}
     for case in tqdm(cases, desc="checking contrasts", unit="case", disable=len(cases) < 100):
         data = reader.load_case(case)[0]
         if data.shape[0] != len(contrasts):
@@ -262,5 +266,8 @@ def check_cases(
                 f"({', '.join(contrasts)}): a channel file is missing in nnUNet_raw; convert and "
                 "preprocess the case again"
             )
+        flags = nonzero_channels(data)
         if record is not None:
-            record.check_voxels(case, nonzero_channels(data))
+            record.check_voxels(case, flags)
+        present[case] = tuple(flags)
+    return present

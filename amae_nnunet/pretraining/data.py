@@ -9,8 +9,6 @@ which does not describe its crops.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,55 +16,79 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from amae_nnunet.plans.preprocessed import case_reader
+from amae_nnunet.pretraining.stop import ignore_signals
+from amae_nnunet.pretraining.studies import Study
+
+#: Images (C, Z, Y, X), zero where absent, and which contrasts are present, bool (C,).
+Sample = tuple[Tensor, Tensor]
 
 
-class RandomCrops(Dataset[Tensor]):
-    """Sample number -> crop (C, Z, Y, X) of a study, zero where a contrast is absent.
+class RandomCrops(Dataset[Sample]):
+    """Sample number -> crop of a study.
 
     Args:
-        folder: preprocessed cases.
-        cases: names of the studies.
+        studies: in any order.
+        num_contrasts: C, of the model.
         patch_size: voxels (z, y, x); smaller volumes are padded with zeros.
         seed: of the order, the places and the flips.
     """
 
     def __init__(
-        self, folder: Path, cases: Sequence[str], patch_size: Sequence[int], seed: int
+        self, studies: Sequence[Study], num_contrasts: int, patch_size: Sequence[int], seed: int
     ) -> None:
-        self.cases = sorted(cases)
-        self.reader = case_reader(folder)(str(folder), list(self.cases))
+        self.studies = sorted(studies, key=lambda study: study.name)
+        self.num_contrasts = num_contrasts
         self.patch_size = tuple(patch_size)
         self.seed = seed
 
-    def case_of(self, sample: int) -> str:
-        """Name of the study that a sample is cut from."""
-        turn, place = divmod(sample, len(self.cases))
-        order = np.random.default_rng([self.seed, 0, turn]).permutation(len(self.cases))
-        return self.cases[order[place]]
+    def study_of(self, sample: int) -> Study:
+        """The study that a sample is cut from."""
+        turn, place = divmod(sample, len(self.studies))
+        order = np.random.default_rng([self.seed, 0, turn]).permutation(len(self.studies))
+        return self.studies[order[place]]
 
-    def __getitem__(self, sample: int) -> Tensor:
-        """Crop (C, Z, Y, X) in float32; only the voxels of the crop are read from disk."""
-        data: Any = self.reader.load_case(self.case_of(sample))[0]
+    def __getitem__(self, sample: int) -> Sample:
+        """Crop in float32 and its contrasts; only the voxels of present ones are read from disk."""
+        study = self.study_of(sample)
         rng = np.random.default_rng([self.seed, 1, sample])
-        box = []
-        for size, wanted in zip(data.shape[1:], self.patch_size, strict=True):
+        first = []
+        for size, wanted in zip(study.images().shape[1:], self.patch_size, strict=True):
             spare = size - wanted
-            first = int(rng.integers(spare + 1)) if spare > 0 else spare // 2
-            box.append([first, first + wanted])
-        crop = np.asarray(crop_and_pad_nd(data, box, 0), dtype=np.float32)
+            first.append(int(rng.integers(spare + 1)) if spare > 0 else spare // 2)
+        images, present = cut(study, first, self.patch_size, self.num_contrasts)
         axes = [axis + 1 for axis in range(3) if rng.random() < 0.5]
-        return torch.from_numpy(crop).flip(axes)
+        return images.flip(axes), present
+
+
+def cut(
+    study: Study, first: Sequence[int], patch_size: Sequence[int], num_contrasts: int
+) -> Sample:
+    """The part of a study that begins at voxel ``first``, zero outside the study.
+
+    Present are the contrasts that the study has and that are not exactly zero all over the part;
+    where all of them are (air), all that the study has.
+    """
+    data = study.images()
+    box = [[start, start + size] for start, size in zip(first, patch_size, strict=True)]
+    images = torch.zeros(num_contrasts, *patch_size)
+    for channel, row in zip(study.channels, study.contrasts, strict=True):
+        part = crop_and_pad_nd(data, [[channel, channel + 1], *box], 0)
+        images[row] = torch.from_numpy(np.asarray(part, dtype=np.float32)[0])
+    present = images.flatten(1).any(dim=1)
+    if not present.any():
+        present[list(study.contrasts)] = True
+    return images, present
 
 
 def crop_loader(
     crops: RandomCrops, first: int, last: int, batch_size: int, num_workers: int, pin_memory: bool
-) -> DataLoader[Tensor]:
-    """Batches (B, C, Z, Y, X) of the samples ``first`` to ``last - 1``, in order."""
+) -> DataLoader[Sample]:
+    """Batches (B, C, Z, Y, X) and (B, C) of the samples ``first`` to ``last - 1``, in order."""
     return DataLoader(
         crops,
         batch_size=batch_size,
         sampler=range(first, last),
         num_workers=num_workers,
         pin_memory=pin_memory,
+        worker_init_fn=ignore_signals,
     )

@@ -2,10 +2,12 @@
 
 Results folder::
 
-    metrics.jsonl                  one line an epoch: loss, loss of each contrast, lr, seconds
-    checkpoint_latest.pth          state to continue from: tensors and plain values
+    metrics.jsonl                  one line an epoch: losses, skills, lr, seconds
+    progress.png                   the same, drawn
+    reconstruction_epoch_XXX.png   figure 2 for a few studies, always the same
+    checkpoint_latest.pth          state to continue from, written every epoch and 15 minutes
+    checkpoint_previous.pth        the state before it
     checkpoint_final.safetensors   the weights to fine-tune from, when all epochs are done
-    reconstruction.png             figure 2 for one training study
 
 Batches and masks are functions of the seed and the step, so a run that is continued repeats what
 an uninterrupted one would have done.
@@ -13,180 +15,222 @@ an uninterrupted one would have done.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
-from amae_nnunet.config import PretrainingConfig
-from amae_nnunet.errors import AMAEError
+from amae_nnunet.errors import AMAEError, ConfigError
 from amae_nnunet.networks.checkpoint import save_checkpoint
-from amae_nnunet.networks.mae import MAEOutput
-from amae_nnunet.networks.masking import Slots, present_contrasts, random_masking
-from amae_nnunet.networks.packing import pack_studies
-from amae_nnunet.plans.preprocessed import CHECKPOINT_NAME, PreprocessedDataset, check_cases
-from amae_nnunet.pretraining.data import RandomCrops, crop_loader
-from amae_nnunet.pretraining.pictures import save_reconstruction
-from amae_nnunet.pretraining.run import (
-    METRICS_NAME,
-    Run,
-    checkpoint_facts,
-    save_latest,
-    start_run,
+from amae_nnunet.plans.preprocessed import (
+    CHECKPOINT_NAME,
+    PreprocessedDataset,
+    pretraining_folder,
 )
+from amae_nnunet.pretraining.artist import Artist
+from amae_nnunet.pretraining.data import RandomCrops, crop_loader
+from amae_nnunet.pretraining.files import whole_file
+from amae_nnunet.pretraining.metrics import EpochRecord, write_rows
+from amae_nnunet.pretraining.rebuild import masked_pass
+from amae_nnunet.pretraining.run import Run, checkpoint_facts, learning_rate, new_run
+from amae_nnunet.pretraining.skill import SKILL_STEPS, SKILL_STRIDE, alarm, skill_sums
+from amae_nnunet.pretraining.state import (
+    LATEST_NAME,
+    PREVIOUS_NAME,
+    check_finite,
+    load_state,
+    save_state,
+)
+from amae_nnunet.pretraining.stop import Stopped, StopSignals
+from amae_nnunet.pretraining.studies import Study, gather_studies
 
 log = logging.getLogger(__name__)
 
-WARM_UP = 0.05  # share of the steps, of the cosine schedule; not in the paper
+SAVE_SECONDS = 900.0  # of a long epoch, after which the state is saved; not in the paper
 
 
-def learning_rate(config: PretrainingConfig, step: int, steps: int) -> float:
-    """Learning rate at a step: constant (the paper), or linear warm-up and cosine to zero."""
-    if config.schedule == "constant":
-        return config.lr
-    warm_up = max(1, round(WARM_UP * steps))
-    if step < warm_up:
-        return config.lr * (step + 1) / warm_up
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
-
-
-def forward(run: Run, x: Tensor, step: int) -> MAEOutput:
-    """One pass over a batch (B, C, Z, Y, X) with the masks of this step."""
-    slots = Slots.of(present_contrasts(x))
-    if run.config.slot_budget:
-        slots = slots.fill(run.config.slot_budget)
-    generator = torch.Generator().manual_seed((run.config.seed << 32) + step)
-    masked = random_masking(
-        slots,
-        run.model.config.num_tokens,
-        run.config.mask_ratio,
-        generator,
-        run.config.whole_contrast_prob,
-    )
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda"):
-        output: MAEOutput = run.model(pack_studies(x, slots, masked, run.model.config))
-    return output
-
-
-def train_one_epoch(run: Run, batches: Any, bar: Any) -> dict[str, Any]:
-    """Train on the next batches; return the epoch's metrics.
+def train_step(run: Run, x: Tensor, present: Tensor) -> None:
+    """One step of the optimizer on a batch.
 
     Raises:
-        AMAEError: the loss is not finite; the last state on disk is that of the last epoch.
+        AMAEError: the loss of the step before is not finite.
     """
-    start = time.perf_counter()
-    steps = run.iterations * run.config.num_epochs
-    contrasts = run.model.config.contrasts
-    losses, contrast_losses = [], []
-    lr = 0.0
-    for iteration in range(run.iterations):
-        step = run.epoch * run.iterations + iteration
-        lr = learning_rate(run.config, step, steps)
-        for group in run.optimizer.param_groups:
-            group["lr"] = lr
-        output = forward(run, next(batches).to(run.device, non_blocking=True), step)
-        run.optimizer.zero_grad(set_to_none=True)
-        output.loss.backward()
-        run.optimizer.step()
-        losses.append(output.loss.item())
-        contrast_losses.append(output.contrast_loss.tolist())
-        if not math.isfinite(losses[-1]):
-            raise AMAEError(
-                f"the loss became {losses[-1]} in epoch {run.epoch}: lower pretraining.lr with "
-                "amae-nnunet-configure and continue with --c"
-            )
-        bar.set_postfix(epoch=run.epoch, loss=f"{losses[-1]:.4f}", refresh=False)
-        bar.update()
-    seen = {
-        name: [row[c] for row in contrast_losses if not math.isnan(row[c])]
-        for c, name in enumerate(contrasts)
-    }
-    return {
-        "epoch": run.epoch,
-        "loss": float(np.mean(losses)),
-        "contrast_loss": {name: float(np.mean(row)) if row else None for name, row in seen.items()},
-        "lr": lr,
-        "studies": run.iterations * run.config.batch_size,
-        "seconds": round(time.perf_counter() - start, 3),
-    }
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(run.config, run.step, run.steps)
+    x = x.to(run.device, non_blocking=True)
+    seed = (run.config.seed << 32) + run.step
+    config = run.config
+    output = masked_pass(
+        run.model,
+        x,
+        present,
+        config.mask_ratio,
+        seed,
+        config.whole_contrast_prob,
+        config.slot_budget,
+    )
+    run.optimizer.zero_grad(set_to_none=True)
+    output.loss.backward()
+    run.optimizer.step()
+    run.record.add(output.loss, output.contrast_loss)
+    if run.iteration < SKILL_STEPS:
+        hidden, rebuilt = run.model.reconstruct(output, x)
+        thin = (..., slice(None, None, SKILL_STRIDE), slice(None, None, SKILL_STRIDE))
+        run.record.add_skill(skill_sums(x[thin], rebuilt[thin], hidden[thin], present))
+    run.iteration += 1
+    check_finite(run, back=2)
 
 
-def train(run: Run, crops: RandomCrops, num_workers: int) -> None:
-    """All epochs that are left, each ended by a line of metrics and the state on disk."""
-    size = run.config.batch_size
-    done, steps = (run.iterations * n for n in (run.epoch, run.config.num_epochs))
+def end_epoch(run: Run) -> None:
+    """Write the epoch's line of metrics and the state; warn where nothing is learnt."""
+    check_finite(run)
+    run.rows.append(
+        {
+            "epoch": run.epoch,
+            **run.record.row(run.model.config.contrasts),
+            "lr": run.optimizer.param_groups[0]["lr"],
+            "studies": run.iterations * run.config.batch_size,
+            "seconds": round(run.record.seconds, 3),
+        }
+    )
+    found = alarm(run.rows, run.config.num_epochs)
+    run.rows[-1]["alarm"] = found
+    if found and not (len(run.rows) > 1 and run.rows[-2]["alarm"]):
+        log.warning("warning: %s", found)
+    write_rows(run.folder, run.rows)
+    run.epoch, run.iteration, run.record = run.epoch + 1, 0, EpochRecord()
+    save_state(run)
+
+
+def train(run: Run, crops: RandomCrops, num_workers: int, draw: Callable[[Run], None]) -> None:
+    """All steps that are left.
+
+    Args:
+        run: in progress.
+        crops: its samples.
+        num_workers: processes that read them.
+        draw: called at the end of each epoch.
+
+    Raises:
+        Stopped: by a signal; the state is saved.
+        AMAEError: the loss is not finite, the disk is full, or a process that reads data died.
+    """
+    size, last = run.config.batch_size, run.steps * run.config.batch_size
     pin_memory = run.device.type == "cuda"
-    batches = iter(crop_loader(crops, done * size, steps * size, size, num_workers, pin_memory))
-    with tqdm(total=steps, initial=done, unit="step") as bar:
-        while run.epoch < run.config.num_epochs:
-            metrics = train_one_epoch(run, batches, bar)
-            with (run.folder / METRICS_NAME).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(metrics) + "\n")
-            run.epoch += 1
-            save_latest(run)
+    loader = crop_loader(crops, run.step * size, last, size, num_workers, pin_memory)
+    bar = tqdm(total=last, initial=run.step * size, unit="study", smoothing=0.02)
+    with bar, StopSignals() as signals, logging_redirect_tqdm(), _readers():
+        for x, present in loader:
+            train_step(run, x, present)
+            bar.set_postfix(epoch=run.epoch, loss=f"{run.record.loss(2):.4f}", refresh=False)
+            bar.update(size)
+            if run.iteration == run.iterations:
+                end_epoch(run)
+                draw(run)
+            elif signals.number or time.monotonic() - run.saved > SAVE_SECONDS:
+                save_state(run)
+            if signals.number and run.step < run.steps:
+                raise Stopped(
+                    signals.number,
+                    f"{run.step} of {run.steps} steps are done and saved; continue with --c",
+                )
 
 
-def pretrain(
-    dataset: PreprocessedDataset,
-    fold: str = "all",
-    device: torch.device | None = None,
-    resume: bool = False,
-    num_workers: int = 0,
-) -> Path:
-    """Pre-train on the cases of a data set.
+@contextmanager
+def _readers() -> Iterator[None]:
+    """A context in which the death of a process that reads studies is one line."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        raise AMAEError(
+            "a process that reads studies died, perhaps out of memory: continue with --c and fewer "
+            "of them (export nnUNet_n_proc_DA=2)"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user says of one run; what belongs to the method stands in the plans.
+
+    Attributes:
+        fold: ``all``, or a fold of ``splits_final.json``, of which only training cases are used.
+        unlabeled: names or numbers of unlabelled data sets.
+        pictures: cases to draw as the run goes; default: see ``Artist``.
+        device: where to train.
+        num_workers: processes that read crops.
+        processes: that preprocess unlabelled cases.
+    """
+
+    fold: str = "all"
+    unlabeled: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = ()
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    num_workers: int = 0
+    processes: int = 2
+
+
+def prepare(dataset: PreprocessedDataset, options: Options) -> tuple[Run, list[Study], RandomCrops]:
+    """A run that has done nothing yet, its studies and its samples; nothing is written of it.
+
+    Raises:
+        AMAEError: see ``gather_studies``, ``new_run``.
+    """
+    contrasts, studies = gather_studies(dataset, options.fold, options.unlabeled, options.processes)
+    run = new_run(dataset, contrasts, studies, results_folder(dataset), options.device)
+    config = run.model.config
+    log.info(
+        "pre-training on %d studies (%s), %d tokens of %s voxels a contrast, on %s",
+        len(studies),
+        ", ".join(config.contrasts),
+        config.num_tokens,
+        "x".join(map(str, config.token_size)),
+        run.device,
+    )
+    crops = RandomCrops(studies, config.num_contrasts, config.patch_size, run.config.seed)
+    return run, studies, crops
+
+
+def results_folder(dataset: PreprocessedDataset) -> Path:
+    """Where the run of a data set, its plans and its configuration keeps its results."""
+    plans, configuration = dataset.plans["plans_name"], dataset.configuration_name
+    return pretraining_folder(dataset.name, plans, configuration)
+
+
+def pretrain(dataset: PreprocessedDataset, options: Options, resume: bool = False) -> Path:
+    """Pre-train on the cases of a data set, and of unlabelled ones.
 
     Args:
         dataset: opened; its block holds all values.
-        fold: ``all``, or a fold of ``splits_final.json``, of which only training cases are used.
-        device: default CPU.
+        options: of this run.
         resume: continue where an earlier run stopped.
-        num_workers: processes that read crops.
 
     Returns:
         Path of the final checkpoint.
 
     Raises:
-        AMAEError: see ``PreprocessedDataset``, ``start_run``, ``train_one_epoch``.
+        AMAEError: see ``prepare``, ``load_state``, ``train``.
+        Stopped: by a signal.
     """
-    device = device or torch.device("cpu")
-    cases = dataset.training_cases(fold)
-    check_cases(dataset.name, dataset.data_folder, dataset.dataset_json, cases, log.info)
-    run = start_run(dataset, len(cases), device, resume)
-    crops = RandomCrops(dataset.data_folder, cases, run.model.config.patch_size, run.config.seed)
-    log.info(
-        "pre-training on %d studies (%s), %d tokens of %s voxels a contrast, on %s",
-        len(cases),
-        ", ".join(run.model.config.contrasts),
-        run.model.config.num_tokens,
-        "x".join(map(str, run.model.config.token_size)),
-        device,
-    )
-    train(run, crops, num_workers)
-    path = run.folder / CHECKPOINT_NAME
-    save_checkpoint(path, run.model, checkpoint_facts(run, dataset, fold, len(cases)))
-    draw_reconstruction(run, crops)
+    folder = results_folder(dataset)
+    names = (LATEST_NAME, PREVIOUS_NAME, CHECKPOINT_NAME)
+    if not resume and any((folder / name).exists() for name in names):
+        raise ConfigError(f"{folder} holds a pre-training: continue it with --c, or delete it")
+    run, studies, crops = prepare(dataset, options)
+    folder.mkdir(parents=True, exist_ok=True)
+    if load_state(run):
+        log.info("continuing after step %d of %d", run.step, run.steps)
+    artist = Artist(dataset, options.fold, studies, options.pictures)
+    train(run, crops, options.num_workers, artist)
+    path = folder / CHECKPOINT_NAME
+    with whole_file(path) as temporary:
+        save_checkpoint(temporary, run.model, checkpoint_facts(run, dataset, options.fold))
     return path
-
-
-@torch.no_grad()
-def draw_reconstruction(run: Run, crops: RandomCrops) -> None:
-    """Write ``reconstruction.png`` for the first crop of the run."""
-    config = run.model.config
-    x = crops[0][None].to(run.device)
-    output = forward(run, x, 0)
-    hidden, rebuilt = run.model.reconstruct(output, x)
-    save_reconstruction(
-        run.folder / "reconstruction.png",
-        config.contrasts,
-        x[0].cpu().numpy(),
-        hidden[0].cpu().numpy(),
-        rebuilt[0].cpu().numpy(),
-        aspect=config.spacing[1] / config.spacing[2],
-    )

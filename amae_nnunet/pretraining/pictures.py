@@ -2,50 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
+
+from amae_nnunet.pretraining.files import whole_file
+from amae_nnunet.pretraining.rebuild import Rebuilt
+
+ROWS = ("original", "masked", "reconstructed")
+_WIDTH = 1.9  # inches of a slice
+
+
+def axial_slice(volume: Tensor, transpose_forward: Sequence[int]) -> NDArray[Any]:
+    """The middle axial slice (Y, X) of a preprocessed volume (Z, Y, X).
+
+    nnU-Net may have permuted the axes; ``transpose_forward`` of the plans says how.
+    """
+    original = volume.numpy().transpose(np.argsort(transpose_forward))
+    return original[original.shape[0] // 2]
 
 
 def save_reconstruction(
     path: Path,
     contrasts: Sequence[str],
-    images: NDArray[np.float32],
-    hidden: NDArray[np.bool_],
-    rebuilt: NDArray[np.float32],
-    aspect: float,
+    studies: Mapping[str, Rebuilt],
+    spacing: Sequence[float],
+    transpose_forward: Sequence[int],
 ) -> None:
-    """Write the picture: a column a present contrast, rows original, masked, reconstructed.
+    """Write the picture: a column a contrast; for each study rows original, masked, reconstructed.
 
     Args:
-        path: PNG file, written through a temporary name.
+        path: PNG file.
         contrasts: C names.
-        images: (C, Z, Y, X), zero where a contrast is absent.
-        hidden: bool (C, Z, Y, X), True at voxels of hidden tokens; shown black.
-        rebuilt: (C, Z, Y, X), predicted where hidden.
-        aspect: height of a pixel over its width.
+        studies: by the name that is written beside them.
+        spacing: mm along the axes of the volumes.
+        transpose_forward: of the plans.
+
+    Raises:
+        AMAEError: the disk is full.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    present = [c for c in range(len(contrasts)) if images[c].any()] or [0]
-    z = images.shape[1] // 2
-    height = 2.2 * aspect * images.shape[2] / images.shape[3]
-    figure = Figure(figsize=(2.2 * len(present) + 0.4, 3 * height + 0.5), layout="constrained")
+    shown = [
+        c for c in range(len(contrasts)) if any(study.present[c] for study in studies.values())
+    ]
+    steps = np.asarray(spacing)[np.argsort(transpose_forward)]
+    aspect = steps[1] / steps[2]
+    height, width = axial_slice(next(iter(studies.values())).images[0], transpose_forward).shape
+    count = len(ROWS) * len(studies)
+    size = (_WIDTH * len(shown) + 0.5, _WIDTH * aspect * height / width * count + 0.4)
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(3, len(present), squeeze=False)
-    for column, c in enumerate(present):
-        low, high = np.percentile(images[c, z], [0.5, 99.5])
-        masked = np.where(hidden[c, z], low, images[c, z])
-        for row, picture in enumerate((images[c, z], masked, rebuilt[c, z])):
-            ax = axes[row, column]
-            ax.imshow(picture, cmap="gray", vmin=low, vmax=high, aspect=aspect)
-            ax.set(xticks=[], yticks=[])
+    axes = figure.subplots(count, len(shown), squeeze=False)
+    for number, (name, study) in enumerate(studies.items()):
+        block = axes[len(ROWS) * number : len(ROWS) * (number + 1)]
+        for column, c in enumerate(shown):
+            _draw_contrast(block[:, column], study, c, transpose_forward, aspect)
+        for row, label in enumerate(ROWS):
+            block[row, 0].set_ylabel(f"{name}\n{label}" if row == 1 and name else label)
+    for column, c in enumerate(shown):
         axes[0, column].set_title(contrasts[c])
-    for row, label in enumerate(("original", "masked", "reconstructed")):
-        axes[row, 0].set_ylabel(label)
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+
+
+def _draw_contrast(
+    axes: NDArray[Any], study: Rebuilt, c: int, transpose_forward: Sequence[int], aspect: float
+) -> None:
+    """The three slices of one contrast, or empty frames where the study has not got it."""
+    for ax in axes:
+        ax.set(xticks=[], yticks=[])
+    if not study.present[c]:
+        axes[1].text(0.5, 0.5, "absent", ha="center", va="center", transform=axes[1].transAxes)
+        return
+    image, hidden, rebuilt = (
+        axial_slice(part[c], transpose_forward)
+        for part in (study.images, study.hidden, study.rebuilt)
+    )
+    low, high = np.percentile(image, [0.5, 99.5])
+    for ax, picture in zip(axes, (image, np.where(hidden, low, image), rebuilt), strict=True):
+        ax.imshow(picture, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=aspect)

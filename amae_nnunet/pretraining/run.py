@@ -1,104 +1,122 @@
-"""A pre-training in progress: how it starts, stops and starts again (not in the paper).
-
-The state on disk holds tensors and plain values only, and is written through a temporary name, so
-a run that is killed at any moment leaves the state of its last whole epoch.
-"""
+"""A pre-training in progress (section 2.4): its networks, its optimizer and where it stands."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
-import pickle
 import platform
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from amae_nnunet import __version__
-from amae_nnunet.config import ModelConfig, PretrainingConfig
-from amae_nnunet.errors import CheckpointError, ConfigError
+from amae_nnunet.config import PretrainingConfig
+from amae_nnunet.errors import ConfigError
 from amae_nnunet.networks.mae import AdaptiveMAE
 from amae_nnunet.networks.weight_decay import decay_groups
-from amae_nnunet.plans.preprocessed import (
-    CHECKPOINT_NAME,
-    PreprocessedDataset,
-    pretraining_folder,
-)
+from amae_nnunet.plans.preprocessed import PreprocessedDataset
+from amae_nnunet.plans.seen import SeenCases
+from amae_nnunet.pretraining.metrics import EpochRecord
+from amae_nnunet.pretraining.studies import Study
 
-LATEST_NAME = "checkpoint_latest.pth"
-METRICS_NAME = "metrics.jsonl"
+WARM_UP = 0.05  # share of the steps, of the cosine schedule; not in the paper
 
 
 @dataclass
 class Run:
-    """A pre-training in progress."""
+    """A pre-training in progress.
+
+    Attributes:
+        folder: where its results go.
+        config: its values.
+        iterations: steps of an epoch.
+        model: on ``device``.
+        optimizer: AdamW.
+        device: of the model.
+        seen: the studies it trains on.
+        epoch: epochs that are done.
+        iteration: steps of the next epoch that are done.
+        record: of those steps.
+        rows: a line of ``metrics.jsonl`` for each epoch that is done.
+        saved: when its state was last written, on the clock of ``time.monotonic``.
+    """
 
     folder: Path
     config: PretrainingConfig
-    iterations: int  # an epoch
+    iterations: int
     model: AdaptiveMAE
     optimizer: torch.optim.AdamW
     device: torch.device
-    epoch: int = 0  # epochs done
+    seen: SeenCases
+    epoch: int = 0
+    iteration: int = 0
+    record: EpochRecord = field(default_factory=EpochRecord)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    saved: float = field(default_factory=time.monotonic)
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        return self.epoch * self.iterations + self.iteration
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.config.num_epochs * self.iterations
 
 
-def save_latest(run: Run) -> None:
-    """Write the state to continue from, through a temporary name."""
-    state = {
-        "epoch": run.epoch,
-        "model_config": json.dumps(dataclasses.asdict(run.model.config)),
-        "network_weights": run.model.state_dict(),
-        "optimizer_state": run.optimizer.state_dict(),
-    }
-    temporary = run.folder / f"{LATEST_NAME}.tmp"
-    torch.save(state, temporary)
-    temporary.replace(run.folder / LATEST_NAME)
+def learning_rate(config: PretrainingConfig, step: int, steps: int) -> float:
+    """Learning rate at a step: constant (the paper), or linear warm-up and cosine to zero."""
+    if config.schedule == "constant":
+        return config.lr
+    warm_up = max(1, round(WARM_UP * steps))
+    if step < warm_up:
+        return config.lr * (step + 1) / warm_up
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
-def load_latest(run: Run) -> None:
-    """Continue from ``checkpoint_latest.pth``, and drop metrics of epochs that will be repeated.
+def new_run(
+    dataset: PreprocessedDataset,
+    contrasts: tuple[str, ...],
+    studies: Sequence[Study],
+    folder: Path,
+    device: torch.device,
+) -> Run:
+    """A run that has done nothing yet; its weights are a function of the seed.
+
+    Args:
+        dataset: its block and plans hold all values.
+        contrasts: of the model.
+        studies: to train on.
+        folder: where results will go; not touched.
+        device: where to train.
 
     Raises:
-        CheckpointError: it is damaged, or of another model.
+        ConfigError: values that cannot work.
     """
-    path = run.folder / LATEST_NAME
-    try:
-        state = torch.load(path, map_location=run.device, weights_only=True)
-        theirs = ModelConfig.from_json(json.loads(state["model_config"]))
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        pickle.UnpicklingError,
-        KeyError,
-        ConfigError,
-    ) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({type(error).__name__}): delete it to start anew"
-        ) from None
-    if theirs != run.model.config:
-        raise CheckpointError(
-            f"{path} is of another model than the plans describe: undo the change of the plans, "
-            "or delete the file to start anew"
-        )
-    run.model.load_state_dict(state["network_weights"])
-    run.optimizer.load_state_dict(state["optimizer_state"])
-    run.epoch = state["epoch"]
-    metrics = run.folder / METRICS_NAME
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-    kept = [line for line in lines if json.loads(line)["epoch"] < run.epoch]
-    temporary = metrics.with_suffix(".tmp")
-    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    temporary.replace(metrics)
+    block = dataclasses.replace(dataset.block, contrasts=contrasts)
+    config = block.pretraining_config()
+    torch.manual_seed(config.seed)
+    model_config = block.model_config(dataset.configuration)
+    model = AdaptiveMAE(model_config, config.activation_checkpointing).to(device)
+    if model.config.num_tokens < 2:
+        raise ConfigError("a patch is one token: nothing could be masked; set fewer num_strides")
+    if compiles_on(device):
+        model.compile()
+    fused = device.type == "cuda"
+    groups = decay_groups(model, config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=fused)
+    iterations = config.iterations_per_epoch or math.ceil(len(studies) / config.batch_size)
+    seen = SeenCases.of(study.name for study in studies)
+    return Run(folder, config, iterations, model, optimizer, device, seen)
 
 
-def checkpoint_facts(
-    run: Run, dataset: PreprocessedDataset, fold: str, num_cases: int
-) -> dict[str, Any]:
+def checkpoint_facts(run: Run, dataset: PreprocessedDataset, fold: str) -> dict[str, Any]:
     """What the final checkpoint says of itself; names no case."""
     return {
         "schema": 1,
@@ -110,7 +128,8 @@ def checkpoint_facts(
         "pretraining": dataclasses.asdict(run.config),
         "fold": fold,
         "epochs": run.epoch,
-        "num_cases": num_cases,
+        "num_cases": len(run.seen.hashes),
+        "seen_cases": run.seen.to_json(),
         "versions": {
             "amae_nnunet": __version__,
             "torch": torch.__version__,
@@ -126,33 +145,3 @@ def compiles_on(device: torch.device) -> bool:
     """
     wanted = os.environ.get("nnUNet_compile", "true").lower() in ("true", "1", "t")
     return device.type == "cuda" and wanted
-
-
-def start_run(
-    dataset: PreprocessedDataset, num_cases: int, device: torch.device, resume: bool
-) -> Run:
-    """The model and optimizer, new or as they were left.
-
-    Raises:
-        ConfigError: there are results already and ``resume`` is not asked for.
-    """
-    config = dataset.block.pretraining_config()
-    torch.manual_seed(config.seed)
-    model_config = dataset.block.model_config(dataset.configuration)
-    model = AdaptiveMAE(model_config, config.activation_checkpointing).to(device)
-    if model.config.num_tokens < 2:
-        raise ConfigError("a patch is one token: nothing could be masked; set fewer num_strides")
-    if compiles_on(device):
-        model.compile()
-    optimizer = torch.optim.AdamW(decay_groups(model, config.weight_decay), lr=config.lr)
-    folder = pretraining_folder(
-        dataset.name, dataset.plans["plans_name"], dataset.configuration_name
-    )
-    iterations = config.iterations_per_epoch or math.ceil(num_cases / config.batch_size)
-    run = Run(folder, config, iterations, model, optimizer, device)
-    if not resume and any((folder / name).exists() for name in (LATEST_NAME, CHECKPOINT_NAME)):
-        raise ConfigError(f"{folder} holds a pre-training: continue it with --c, or delete it")
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / LATEST_NAME).exists():
-        load_latest(run)
-    return run

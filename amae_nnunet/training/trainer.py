@@ -33,6 +33,7 @@ from amae_nnunet.plans.preprocessed import (
     nnunet_folder,
     pretraining_folder,
 )
+from amae_nnunet.plans.seen import SeenCases
 from amae_nnunet.training.transforms import KeepAbsentZero
 
 
@@ -94,6 +95,7 @@ class AMAETrainer(nnUNetTrainer):
         self.num_val_iterations_per_epoch = values.val_iterations_per_epoch
         self.loss_name = values.loss
         self.enable_deep_supervision = False
+        self.seen_cases = SeenCases("", frozenset())
 
     @classmethod
     def build_network_architecture(
@@ -147,7 +149,19 @@ class AMAETrainer(nnUNetTrainer):
                 sorted({*training.identifiers, *validation.identifiers}),
                 self.print_to_log_file,
             )
+            self._warn_of_seen_cases(validation.identifiers)
         return training, validation
+
+    def _warn_of_seen_cases(self, validation: list[str]) -> None:
+        """Say in one line if the pre-training saw cases that are to judge the result."""
+        name = self.plans_manager.dataset_name
+        seen = [case for case in validation if f"{name}/{case}" in self.seen_cases]
+        if seen and self.fold != "all":
+            self.print_to_log_file(
+                f"warning: the pre-training saw {len(seen)} of the {len(validation)} validation "
+                f"cases of fold {self.fold} (their images, not their labels), which may flatter "
+                f"the validation: pre-train with -f {self.fold} to leave them out"
+            )
 
     def on_train_start(self) -> None:
         """Load the pre-trained encoder where a new training begins; the rest is stock.
@@ -164,7 +178,9 @@ class AMAETrainer(nnUNetTrainer):
         path = self._checkpoint_path()
         network: Any = getattr(self.network, "module", self.network)  # DDP
         network = getattr(network, "_orig_mod", network)  # torch.compile
-        unused = load_encoder(network, read_checkpoint(path), path)
+        checkpoint = read_checkpoint(path)
+        self.seen_cases = SeenCases.from_json(checkpoint.facts.get("seen_cases", {}))
+        unused = load_encoder(network, checkpoint, path)
         self.print_to_log_file(
             f"loaded the pre-trained encoder of {path.name} for contrasts "
             f"{', '.join(self.block.contrasts)}; the decoder is new; {len(unused)} tensors of the "

@@ -1,9 +1,12 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
-from amae_nnunet.plans.preprocessed import PreprocessedDataset
-from amae_nnunet.pretraining.data import RandomCrops, crop_loader
+from amae_nnunet.plans.preprocessed import PreprocessedDataset, travel_record
+from amae_nnunet.pretraining.data import RandomCrops, crop_loader, cut
+from amae_nnunet.pretraining.studies import Study, gather_studies
 
 
 @pytest.fixture
@@ -12,28 +15,32 @@ def opened(tiny_plans):
 
 
 def crops_of(opened, patch_size=(8, 16, 16), seed=3):
-    return RandomCrops(opened.data_folder, opened.cases(), patch_size, seed)
+    contrasts, studies = gather_studies(opened, "all")
+    return RandomCrops(studies, len(contrasts), patch_size, seed)
 
 
 def test_a_sample_is_a_function_of_seed_and_number(opened):
     one, other = crops_of(opened), crops_of(opened)
     order = [5, 0, 3, 11]
-    assert all(torch.equal(one[n], other[n]) for n in order)
-    assert not torch.equal(one[0], crops_of(opened, seed=4)[0])
-    batches = crop_loader(one, 4, 8, 2, num_workers=0, pin_memory=False)
-    assert torch.equal(torch.cat(list(batches)), torch.stack([one[n] for n in range(4, 8)]))
+    assert all(torch.equal(one[n][0], other[n][0]) for n in order)
+    assert not torch.equal(one[0][0], crops_of(opened, seed=4)[0][0])
+    batches = list(crop_loader(one, 4, 8, 2, num_workers=0, pin_memory=False))
+    for part in (0, 1):
+        expected = torch.stack([one[n][part] for n in range(4, 8)])
+        assert torch.equal(torch.cat([batch[part] for batch in batches]), expected)
 
 
 def test_workers_give_the_same_batches(opened):
     crops = crops_of(opened)
     alone = list(crop_loader(crops, 0, 6, 2, num_workers=0, pin_memory=False))
     shared = list(crop_loader(crops, 0, 6, 2, num_workers=2, pin_memory=False))
-    assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
+    for one, other in zip(alone, shared, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_each_pass_shows_each_study_once_in_another_order(opened):
     crops = crops_of(opened)
-    passes = [[crops.case_of(6 * turn + n) for n in range(6)] for turn in range(4)]
+    passes = [[crops.study_of(6 * turn + n).case for n in range(6)] for turn in range(4)]
     assert all(sorted(cases) == opened.cases() for cases in passes)
     assert len({tuple(cases) for cases in passes}) > 1
 
@@ -47,9 +54,9 @@ def test_a_crop_is_a_part_of_its_study_flipped_or_not(opened):
     crops = crops_of(opened, (4, 6, 5))
     places, flipped = set(), set()
     for n in range(12):
-        volume = np.asarray(crops.reader.load_case(crops.case_of(n))[0][:])
+        volume = np.asarray(crops.study_of(n).images()[:])
         windows = np.lib.stride_tricks.sliding_window_view(volume, (3, 4, 6, 5))[0]
-        crop = crops[n].numpy()
+        crop = crops[n][0].numpy()
         hits = [
             (number, tuple(place))
             for number, candidate in enumerate(flips(crop))
@@ -64,19 +71,54 @@ def test_a_crop_is_a_part_of_its_study_flipped_or_not(opened):
 
 def test_a_study_smaller_than_the_patch_is_padded_with_zeros(opened):
     crops = crops_of(opened, (64, 64, 64))
-    volume = np.asarray(crops.reader.load_case(crops.case_of(0))[0][:])
-    crop = crops[0].numpy()
+    volume = np.asarray(crops.study_of(0).images()[:])
+    crop = crops[0][0].numpy()
     assert crop.shape == (3, 64, 64, 64)
     assert np.count_nonzero(crop) == np.count_nonzero(volume)
     np.testing.assert_allclose(np.sort(crop[crop != 0]), np.sort(volume[volume != 0]))
 
 
-def test_absent_contrasts_stay_exactly_zero(opened):
-    from amae_nnunet.networks.masking import present_contrasts
-    from amae_nnunet.plans.preprocessed import travel_record
-
+def test_a_crop_has_what_its_study_has_and_zeros_for_the_rest(opened):
     record = travel_record(opened.name)
     crops = crops_of(opened, (16, 32, 32))
+    seen = set()
     for n in range(6):
-        present = present_contrasts(crops[n][None])[0].tolist()
-        assert tuple(present) == record.cases[crops.case_of(n)].present
+        images, present = crops[n]
+        assert tuple(present.tolist()) == record.cases[crops.study_of(n).case].present
+        assert (images != 0).flatten(1).any(dim=1).tolist() == present.tolist()
+        seen.add(tuple(present.tolist()))
+    assert len(seen) == 2
+
+
+def test_air_has_the_contrasts_of_its_study_and_a_blank_part_of_one_is_absent(opened, tmp_path):
+    volume = np.ones((3, 8, 8, 8), dtype=np.float32)
+    volume[:, :4] = 0
+    volume[1, 4:] = 0
+    np.savez(tmp_path / "case.npz", data=volume, seg=np.zeros((1, 8, 8, 8)))
+    (tmp_path / "case.pkl").write_bytes(pickle.dumps({}))
+    study = Study("Dataset", "case", tmp_path, channels=(0, 1), contrasts=(2, 0))
+    air, blank = (cut(study, (z, 0, 0), (4, 8, 8), 4)[1].tolist() for z in (0, 4))
+    assert air == [True, False, True, False]
+    assert blank == [False, False, True, False]
+    images = cut(study, (2, 0, 0), (4, 8, 8), 4)[0]
+    assert images.sum(dim=(1, 2, 3)).tolist() == [0, 0, 128, 0]
+
+
+def test_only_the_crop_of_present_channels_is_read(opened, monkeypatch):
+    study = next(s for s in gather_studies(opened, "all")[1] if len(s.channels) == 2)
+    assert study.channels == (0, 1)
+
+    class Watched:
+        def __init__(self, data):
+            self.data, self.shape, self.read = data, data.shape, []
+            self.dtype = data.dtype
+
+        def __getitem__(self, place):
+            self.read.append(place)
+            return self.data[place]
+
+    watched = Watched(study.images())
+    monkeypatch.setattr(Study, "images", lambda _: watched)
+    cut(study, (0, 0, 0), (4, 6, 5), 3)
+    assert [place[0] for place in watched.read] == [slice(0, 1), slice(1, 2)]
+    assert all(place[1:] == (slice(0, 4), slice(0, 6), slice(0, 5)) for place in watched.read)

@@ -1,16 +1,15 @@
 import json
 import math
-import shutil
 
 import pytest
-import torch
 from conftest import DATASET, TINY
 
 from amae_nnunet.cli import configure, pretrain
 from amae_nnunet.config import PretrainingConfig
 from amae_nnunet.networks.checkpoint import load_mae, read_checkpoint
+from amae_nnunet.plans.seen import SeenCases
 from amae_nnunet.pretraining import loop
-from amae_nnunet.pretraining.loop import learning_rate
+from amae_nnunet.pretraining.run import learning_rate
 
 
 def folder_of(nnunet, configuration):
@@ -30,15 +29,11 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def without_time(rows):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
-
-
 def test_a_run_leaves_its_metrics_its_picture_and_a_checkpoint(nnunet, pretrained):
     folder = pretrained.parent
     assert {path.name for path in folder.iterdir()} == {
-        "checkpoint_final.safetensors", "checkpoint_latest.pth", "metrics.jsonl",
-        "reconstruction.png",
+        "checkpoint_final.safetensors", "checkpoint_latest.pth", "checkpoint_previous.pth",
+        "metrics.jsonl", "progress.png", "reconstruction_epoch_002.png",
     }  # fmt: skip
     rows = lines(folder)
     assert [row["epoch"] for row in rows] == [0, 1]
@@ -52,30 +47,6 @@ def test_a_run_leaves_its_metrics_its_picture_and_a_checkpoint(nnunet, pretraine
     load_mae(checkpoint)
 
 
-def test_a_continued_run_equals_an_uninterrupted_one_bit_by_bit(nnunet, dataset, monkeypatch):
-    words = ["pretraining.num_epochs=3", "pretraining.lr=0.001", "schedule=cosine"]
-    whole, broken = configured("whole", *words), configured("broken", *words)
-    assert run(whole) == 0
-    original, calls = loop.train_one_epoch, []
-
-    def killed(*args):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return original(*args)
-
-    monkeypatch.setattr(loop, "train_one_epoch", killed)
-    assert run(broken) == 130
-    monkeypatch.undo()
-    with (folder_of(nnunet, broken) / "metrics.jsonl").open("a") as file:
-        file.write('{"epoch": 1, "loss": 7}\n')  # written, then killed before the state was
-    assert run(broken, "--c") == 0
-    a, b = folder_of(nnunet, whole), folder_of(nnunet, broken)
-    assert without_time(lines(a)) == without_time(lines(b))
-    one, other = (read_checkpoint(f / "checkpoint_final.safetensors").tensors for f in (a, b))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-
-
 def test_results_are_never_overwritten_silently(nnunet, pretrained, capsys):
     before = pretrained.read_bytes()
     assert run("tiny") == 2
@@ -85,38 +56,23 @@ def test_results_are_never_overwritten_silently(nnunet, pretrained, capsys):
     assert pretrained.read_bytes() == before
 
 
-def test_a_state_of_another_model_or_a_cut_one_is_refused(nnunet, pretrained, capsys):
-    other = configured("other", "depth=1")
-    folder_of(nnunet, other).mkdir()
-    state = folder_of(nnunet, other) / "checkpoint_latest.pth"
-    shutil.copy(pretrained.parent / "checkpoint_latest.pth", state)
-    assert run(other, "--c") == 5
-    assert "of another model" in capsys.readouterr().err
-    state.write_bytes(state.read_bytes()[:500])
-    assert run(other, "--c") == 5
-    assert "cannot be read" in capsys.readouterr().err
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(nnunet, dataset, capsys):
-    name = configured("wild", "pretraining.lr=1e30", "pretraining.num_epochs=4")
-    assert run(name) == 1
-    assert "the loss became" in capsys.readouterr().err
-    assert not (folder_of(nnunet, name) / "checkpoint_final.safetensors").exists()
-
-
 def test_a_fold_never_sees_its_validation_cases(nnunet, dataset, monkeypatch):
     name = configured("folded", "pretraining.num_epochs=1")
     seen = set()
-    original = loop.RandomCrops.case_of
+    original = loop.RandomCrops.study_of
 
     def spy(self, sample):
-        seen.add(original(self, sample))
+        seen.add(original(self, sample).case)
         return original(self, sample)
 
-    monkeypatch.setattr(loop.RandomCrops, "case_of", spy)
+    monkeypatch.setattr(loop.RandomCrops, "study_of", spy)
     assert run(name, "-f", "0") == 0
     splits = json.loads((nnunet / "preprocessed" / DATASET / "splits_final.json").read_text())
     assert seen == set(splits[0]["train"])
+    facts = read_checkpoint(folder_of(nnunet, name) / "checkpoint_final.safetensors").facts
+    recorded = SeenCases.from_json(facts["seen_cases"])
+    assert [f"{DATASET}/{case}" in recorded for case in splits[0]["train"]] == [True] * len(seen)
+    assert not any(f"{DATASET}/{case}" in recorded for case in splits[0]["val"])
 
 
 def test_learning_rate_is_constant_or_warm_up_and_cosine():

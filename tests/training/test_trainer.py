@@ -248,3 +248,20 @@ def test_a_training_runs_and_its_model_folder_predicts_elsewhere_without_the_che
     assert logits.shape == (2, 16, 32, 32)
     inside = (slice(None), slice(4, 12), slice(8, 24), slice(8, 24))  # corners are rounded to half
     torch.testing.assert_close(logits.float()[inside], expected[inside], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(("fold", "warns"), [("all", True), ("0", False)])
+def test_a_validation_case_that_the_pretraining_saw_is_one_line(make, nnunet, fold, warns):
+    from amae_nnunet.cli import pretrain
+
+    name = f"seen_{fold}"
+    words = [*TINY, "pretraining.num_epochs=1", "pretraining.iterations_per_epoch=1"]
+    assert configure.main(["950", "3d_fullres", "--name", name, *words]) == 0
+    assert pretrain.main(["950", name, "-p", "AMAEPlans", "-device", "cpu", "-f", fold]) == 0
+    trainer = make("AMAETrainer", name)
+    trainer.on_train_start()
+    lines = [line for line in Path(trainer.log_file).read_text().splitlines() if "saw" in line]
+    assert len(lines) == warns
+    if warns:
+        assert "saw 2 of the 2 validation cases of fold 0" in lines[0]
+        assert "pre-train with -f 0" in lines[0]

@@ -1,0 +1,96 @@
+"""The pictures of a run as it goes: progress, and reconstructions of a few fixed studies.
+
+The studies are those that the user names, else the three that have the most contrasts, the first
+by name; of the fold's validation cases, which the run does not train on, where it has a fold. Masks
+are always the same, so that pictures of two epochs can be compared. Not in the paper.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from amae_nnunet.errors import ConfigError
+from amae_nnunet.plans.preprocessed import PreprocessedDataset
+from amae_nnunet.pretraining.pictures import save_reconstruction
+from amae_nnunet.pretraining.progress import PROGRESS_NAME, save_progress
+from amae_nnunet.pretraining.rebuild import rebuild_middle
+from amae_nnunet.pretraining.run import Run
+from amae_nnunet.pretraining.studies import Study, labelled_studies
+
+log = logging.getLogger(__name__)
+
+NUM_STUDIES = 3
+DRAW_SECONDS = 60.0  # between two drawings of progress.png
+
+
+class Artist:
+    """Called at the end of each epoch.
+
+    Args:
+        dataset: the labelled data set.
+        fold: of the run.
+        studies: that the run trains on.
+        names: cases to draw, ``case`` or ``DatasetXXX_Name/case``.
+
+    Raises:
+        ConfigError: there is no such case.
+    """
+
+    def __init__(
+        self,
+        dataset: PreprocessedDataset,
+        fold: str,
+        studies: Sequence[Study],
+        names: Sequence[str] = (),
+    ) -> None:
+        self.transpose_forward = dataset.plans["transpose_forward"]
+        held_out = []
+        if fold != "all":
+            cases = sorted(set(dataset.cases()) - set(dataset.training_cases(fold)))
+            held_out = labelled_studies(dataset, cases)
+        self.studies = _choose([*held_out, *studies], held_out or studies, names)
+        self.drawn = 0.0
+
+    def __call__(self, run: Run) -> None:
+        """Draw what is due."""
+        last = run.epoch == run.config.num_epochs
+        if last or time.monotonic() - self.drawn > DRAW_SECONDS:
+            save_progress(run.folder / PROGRESS_NAME, run.rows)
+            self.drawn = time.monotonic()
+        every = run.config.picture_every
+        if last or (every and run.epoch % every == 0):
+            self.draw_reconstructions(run)
+
+    def draw_reconstructions(self, run: Run) -> None:
+        """Write ``reconstruction_epoch_XXX.png``; it shows no name of a case."""
+        seed, ratio = run.config.seed, run.config.mask_ratio
+        save_reconstruction(
+            run.folder / f"reconstruction_epoch_{run.epoch:03d}.png",
+            run.model.config.contrasts,
+            {
+                f"study {number}": rebuild_middle(run.model, study, ratio, seed + number)
+                for number, study in enumerate(self.studies, 1)
+            },
+            run.model.config.spacing,
+            self.transpose_forward,
+        )
+
+
+def _choose(
+    everyone: Sequence[Study], candidates: Sequence[Study], names: Sequence[str]
+) -> list[Study]:
+    if not names:
+        ranked = sorted(candidates, key=lambda study: (-len(study.contrasts), study.name))
+        return ranked[:NUM_STUDIES]
+    chosen = []
+    for name in names:
+        found = [study for study in everyone if name in (study.case, study.name)]
+        if len(found) != 1:
+            raise ConfigError(
+                f"--pictures {name}: {len(found)} cases of this run have this name; write it as "
+                "DatasetXXX_Name/case"
+            )
+        chosen += found
+    return chosen

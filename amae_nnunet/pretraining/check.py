@@ -1,0 +1,142 @@
+"""Images under a wrong contrast name, found with a pre-trained model.
+
+A model that knows ADC and TRACE rebuilds an ADC image worse when it is told that it is TRACE. Each
+image of a study is therefore rebuilt under each other name; where the study has that name as well,
+the two change places. Everything else stays: the other images, the patches, the hidden tokens. The
+*gain* of a renaming is the share of the error of the renamed images that it saves, each image's
+error divided by its variance.
+
+A renaming is listed if it gains in every one of ``DRAWS`` draws of patch and masks, and ``MARGIN``
+or more on average; of several for one study, the one that gains most. Not in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from amae_nnunet.networks.mae import AdaptiveMAE
+from amae_nnunet.networks.masking import Slots, random_masking
+from amae_nnunet.pretraining.data import cut
+from amae_nnunet.pretraining.rebuild import run_model
+from amae_nnunet.pretraining.studies import Study
+
+DRAWS = 8
+MARGIN = 0.05
+
+#: Row of the model that an image is declared as -> row under which it is rebuilt.
+Renaming = dict[int, int]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A study in which other names fit better.
+
+    Attributes:
+        case: ``DatasetXXX_Name/case``.
+        names: declared name -> name that fits better.
+        gain: mean share of the error that the renaming saves.
+    """
+
+    case: str
+    names: dict[str, str]
+    gain: float
+
+    def __str__(self) -> str:
+        parts = [f"{old} fits better as {new}" for old, new in self.names.items()]
+        return f"{self.case}: {', '.join(parts)} ({self.gain:.0%} less error)"
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in ``check.json``."""
+        return {"case": self.case, "fits_better": self.names, "gain": self.gain}
+
+
+def renamings(rows: Sequence[int], num_contrasts: int) -> list[Renaming]:
+    """Each image under each name that the study has not got, and each two images swapped."""
+    found: list[Renaming] = []
+    for row in rows:
+        for name in range(num_contrasts):
+            if name not in rows:
+                found.append({row: name})
+            elif row < name:
+                found.append({row: name, name: row})
+    return found
+
+
+def errors_under(
+    model: AdaptiveMAE, images: Tensor, rows: Sequence[int], masked: Tensor, renaming: Renaming
+) -> dict[int, float]:
+    """Error of each image over its variance, at hidden voxels, when some are renamed.
+
+    Args:
+        model: pre-trained.
+        images: (C, Z, Y, X), as declared.
+        rows: of the images that are present, ascending.
+        masked: hidden tokens, bool (N, L), an image a row.
+        renaming: what is renamed.
+
+    Returns:
+        Declared row -> error; without images of no variance.
+    """
+    names = [renaming.get(row, row) for row in rows]
+    x = torch.zeros_like(images)
+    x[names] = images[list(rows)]
+    present = torch.zeros(len(images), dtype=torch.bool)
+    present[names] = True
+    order = np.argsort(names).tolist()  # slots run by name, masks belong to images
+    batch = x[None].to(model.mask_token.device)
+    output = run_model(model, batch, Slots.of(present[None]), masked[order])
+    hidden, rebuilt = (part[0].cpu() for part in model.reconstruct(output, batch))
+    errors = {}
+    for row, name in zip(rows, names, strict=True):
+        true, guess = x[name][hidden[name]], rebuilt[name][hidden[name]]
+        variance = true.var(unbiased=False).item()
+        if variance > 0:
+            errors[row] = (guess - true).square().mean().item() / variance
+    return errors
+
+
+@torch.no_grad()
+def gains(
+    model: AdaptiveMAE, study: Study, trials: Sequence[Renaming], mask_ratio: float, seed: int
+) -> list[list[float]]:
+    """For each renaming its gain in each draw in which its images can be seen."""
+    config = model.config
+    found: list[list[float]] = [[] for _ in trials]
+    for draw in range(DRAWS):
+        rng = np.random.default_rng([seed, draw])
+        spare = np.subtract(study.images().shape[1:], config.patch_size)
+        first = [int(rng.integers(n + 1)) if n > 0 else int(n // 2) for n in spare]
+        images, present = cut(study, first, config.patch_size, config.num_contrasts)
+        rows = present.nonzero().flatten().tolist()
+        generator = torch.Generator().manual_seed((seed << 32) + draw)
+        slots = Slots.of(present[None])
+        masked = random_masking(slots, config.num_tokens, mask_ratio, generator)
+        declared = errors_under(model, images, rows, masked, {})
+        for trial, values in zip(trials, found, strict=True):
+            if all(row in declared for row in trial):
+                renamed = errors_under(model, images, rows, masked, trial)
+                before = sum(declared[row] for row in trial)
+                values.append(1 - sum(renamed[row] for row in trial) / before)
+    return found
+
+
+def check_study(
+    model: AdaptiveMAE, study: Study, mask_ratio: float, seed: int = 0
+) -> Finding | None:
+    """The renaming of a study that fits better than what is declared, if one does."""
+    contrasts = model.config.contrasts
+    trials = renamings(sorted(study.contrasts), len(contrasts))
+    best: Finding | None = None
+    for trial, values in zip(trials, gains(model, study, trials, mask_ratio, seed), strict=True):
+        gain = float(np.mean(values)) if values else 0.0
+        better = best is None or gain > best.gain
+        if values and min(values) > 0 and gain >= MARGIN and better:
+            names = {contrasts[old]: contrasts[new] for old, new in trial.items()}
+            best = Finding(study.name, names, gain)
+    return best

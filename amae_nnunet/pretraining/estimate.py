@@ -1,0 +1,115 @@
+"""What a pre-training will cost: some of its real steps, timed; nothing is written.
+
+Not in the paper.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+from amae_nnunet.pretraining.data import RandomCrops, crop_loader
+from amae_nnunet.pretraining.loop import train_step
+from amae_nnunet.pretraining.run import Run
+from amae_nnunet.pretraining.skill import SKILL_STEPS
+
+WARM_UP, TIMED = 2, 8  # steps before the clock, and on it
+_SPARE = 1.001  # headers of the files
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Costs of a run.
+
+    Attributes:
+        contrasts: mean number of a study in the timed steps.
+        step_seconds: mean of the timed steps, reading included.
+        skill_seconds: what the skill costs a step on which it is measured.
+        epoch_seconds: of one epoch.
+        total_seconds: of the whole run.
+        memory_bytes: at the peak; of the device on CUDA, else of this process.
+        disk_bytes: at the peak, in the results folder.
+    """
+
+    contrasts: float
+    step_seconds: float
+    skill_seconds: float
+    epoch_seconds: float
+    total_seconds: float
+    memory_bytes: int
+    disk_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.contrasts:.1f} contrasts a study, {self.step_seconds:.3g} s a step\n"
+            f"time: {_duration(self.epoch_seconds)} an epoch, "
+            f"{_duration(self.total_seconds)} in all\n"
+            f"memory: {self.memory_bytes / 1e9:.2f} GB, disk: {self.disk_bytes / 1e9:.3g} GB"
+        )
+
+
+def estimate(run: Run, crops: RandomCrops, num_workers: int) -> Estimate:
+    """Train some steps and foretell the rest; the run is of no use afterwards.
+
+    Args:
+        run: new.
+        crops: its samples, so its own distribution of contrasts.
+        num_workers: processes that read them.
+    """
+    size, device = run.config.batch_size, run.device
+    last = (WARM_UP + 2 * TIMED) * size
+    loader = crop_loader(crops, 0, last, size, num_workers, device.type == "cuda")
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    contrasts = []
+    start = time.perf_counter()
+    for number, (x, present) in enumerate(loader):
+        measured = number >= WARM_UP + TIMED
+        run.iteration = 0 if measured else SKILL_STEPS
+        train_step(run, x, present)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if number >= WARM_UP:
+            seconds[measured].append(time.perf_counter() - start)
+            contrasts.append(present.sum().item() / size)
+        start = time.perf_counter()
+    step, slow = (sum(seconds[key]) / TIMED for key in (False, True))
+    epoch = run.iterations * step + min(run.iterations, SKILL_STEPS) * max(0.0, slow - step)
+    return Estimate(
+        sum(contrasts) / len(contrasts),
+        step,
+        max(0.0, slow - step),
+        epoch,
+        epoch * run.config.num_epochs,
+        _peak_memory(device),
+        disk_bytes(run),
+    )
+
+
+def disk_bytes(run: Run) -> int:
+    """Bytes of the results at the peak: three states while one is written, or two and the weights.
+
+    A state holds weights and AdamW's two moments of what is trained.
+    """
+    tensors = run.model.state_dict().values()
+    weights = sum(t.numel() * t.element_size() for t in tensors)
+    moments = 2 * sum(p.numel() * p.element_size() for p in run.model.parameters())
+    return math.ceil(_SPARE * 3 * (weights + moments))
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"

@@ -1,0 +1,50 @@
+"""Files that are whole or not there at all (not in the paper).
+
+A run is killed, or its disk is full, at any moment; what it had written before must still be good.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from amae_nnunet.errors import AMAEError
+
+_TORCH_WRITER = "inline_container"  # in torch's message when it cannot write, a RuntimeError
+
+
+@contextmanager
+def whole_file(path: Path, keep: Path | None = None) -> Iterator[Path]:
+    """Give a temporary name to write to; at the end it becomes ``path``, whole and on the disk.
+
+    Args:
+        path: the file that is wanted.
+        keep: gets what ``path`` was before.
+
+    Raises:
+        AMAEError: it cannot be written, as on a full disk; ``path`` is as it was.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)
+        temporary.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and _TORCH_WRITER not in str(error):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise AMAEError(
+            f"cannot write {path} ({reason}; {free / 1e6:.0f} MB free): make room and continue "
+            "with --c; what was saved before is intact"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,100 @@
+"""What an epoch is told by: one line of ``metrics.jsonl`` (not in the paper).
+
+Values stay on the device until the epoch ends or is saved, so that no step waits for the one
+before it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amae_nnunet.pretraining.files import whole_file
+from amae_nnunet.pretraining.skill import skill_row
+
+METRICS_NAME = "metrics.jsonl"
+
+
+@dataclass
+class EpochRecord:
+    """The steps of an epoch so far.
+
+    Attributes:
+        steps: for each step its loss and the loss of each contrast (NaN where it has none),
+            (1 + C,).
+        sums: what the skill is made from, (6, C), or None.
+        before: seconds spent in earlier sessions of a run that was stopped.
+    """
+
+    steps: list[Tensor] = field(default_factory=list)
+    sums: Tensor | None = None
+    before: float = 0.0
+    _start: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the epoch."""
+        return self.before + time.perf_counter() - self._start
+
+    def add(self, loss: Tensor, contrast_loss: Tensor) -> None:
+        """Add a step."""
+        self.steps.append(torch.cat([loss.detach()[None], contrast_loss]).float())
+
+    def add_skill(self, sums: Tensor) -> None:
+        """Add what ``skill_sums`` gives."""
+        self.sums = sums if self.sums is None else self.sums + sums
+
+    def loss(self, back: int = 1) -> float:
+        """The loss ``back`` steps from the end, 1 being the last (0.0: there is none yet)."""
+        return self.steps[max(-back, -len(self.steps))][0].item() if self.steps else 0.0
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values from which ``from_state`` makes it again."""
+        return {"steps": _table(self.steps), "sums": self.sums, "seconds": self.seconds}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> EpochRecord:
+        """Undo ``state``."""
+        return cls(list(state["steps"]), state["sums"], state["seconds"])
+
+    def row(self, contrasts: tuple[str, ...]) -> dict[str, Any]:
+        """Means of the epoch's losses; None for a contrast that no study had."""
+        means = _table(self.steps).double().nanmean(dim=0).tolist()
+        return {
+            "loss": means[0],
+            "contrast_loss": dict(zip(contrasts, map(_or_none, means[1:]), strict=True)),
+            **(skill_row(self.sums, contrasts) if self.sums is not None else {}),
+        }
+
+
+def _table(steps: list[Tensor]) -> Tensor:
+    return torch.stack([step.cpu() for step in steps]) if steps else torch.empty(0)
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write ``metrics.jsonl``.
+
+    Raises:
+        AMAEError: the disk is full.
+    """
+    with whole_file(folder / METRICS_NAME) as temporary:
+        temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+
+def read_rows(folder: Path, epochs: int) -> list[dict[str, Any]]:
+    """The lines of the first ``epochs`` epochs; later ones will be made again."""
+    path = folder / METRICS_NAME
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return [row for row in rows if row["epoch"] < epochs]

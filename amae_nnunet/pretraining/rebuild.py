@@ -1,0 +1,111 @@
+"""Passes of the autoencoder over images: one batch, a fixed crop, a whole study."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from amae_nnunet.networks.mae import AdaptiveMAE, MAEOutput
+from amae_nnunet.networks.masking import Slots, random_masking
+from amae_nnunet.networks.packing import pack_studies
+from amae_nnunet.pretraining.data import cut
+from amae_nnunet.pretraining.studies import Study
+
+
+def masked_pass(
+    model: AdaptiveMAE,
+    x: Tensor,
+    present: Tensor,
+    mask_ratio: float,
+    seed: int,
+    whole_contrast_prob: float = 0.0,
+    slot_budget: int = 0,
+) -> MAEOutput:
+    """One pass whose masks are a function of the seed.
+
+    Args:
+        model: on the device of ``x``.
+        x: images (B, C, Z, Y, X).
+        present: bool (B, C), on any device.
+        mask_ratio: share of the tokens that is hidden.
+        seed: of the masks.
+        whole_contrast_prob: see ``random_masking``.
+        slot_budget: fill the batch to this many slots; 0 for as many as it has.
+    """
+    slots = Slots.of(present)
+    if slot_budget:
+        slots = slots.fill(slot_budget)
+    generator = torch.Generator().manual_seed(seed)
+    masked = random_masking(
+        slots, model.config.num_tokens, mask_ratio, generator, whole_contrast_prob
+    )
+    return run_model(model, x, slots, masked)
+
+
+def run_model(model: AdaptiveMAE, x: Tensor, slots: Slots, masked: Tensor) -> MAEOutput:
+    """One pass with given slots and hidden tokens, in the precision of the device."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
+        output: MAEOutput = model(pack_studies(x, slots, masked, model.config))
+    return output
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A study or a part of it, as it was, and as the model rebuilds it from what it sees.
+
+    Attributes:
+        images: (C, Z, Y, X), zero where a contrast is absent.
+        hidden: bool (C, Z, Y, X).
+        rebuilt: ``images`` with predictions where they are hidden.
+        present: bool (C,).
+    """
+
+    images: Tensor
+    hidden: Tensor
+    rebuilt: Tensor
+    present: Tensor
+
+
+@torch.no_grad()
+def rebuild_part(
+    model: AdaptiveMAE, study: Study, first: Sequence[int], mask_ratio: float, seed: int
+) -> Rebuilt:
+    """Rebuild the patch of a study that begins at voxel ``first``; all on the CPU."""
+    config = model.config
+    images, present = cut(study, first, config.patch_size, config.num_contrasts)
+    x = images[None].to(model.mask_token.device)
+    output = masked_pass(model, x, present[None], mask_ratio, seed)
+    hidden, rebuilt = (part[0].cpu() for part in model.reconstruct(output, x))
+    return Rebuilt(images, hidden, rebuilt, present)
+
+
+def rebuild_middle(model: AdaptiveMAE, study: Study, mask_ratio: float, seed: int) -> Rebuilt:
+    """Rebuild the patch in the middle of a study."""
+    sizes = zip(study.images().shape[1:], model.config.patch_size, strict=True)
+    first = [(size - patch) // 2 for size, patch in sizes]
+    return rebuild_part(model, study, first, mask_ratio, seed)
+
+
+def rebuild_study(model: AdaptiveMAE, study: Study, mask_ratio: float, seed: int) -> Rebuilt:
+    """Rebuild a whole study, patch by patch side by side; each has masks of its own."""
+    patch, size = model.config.patch_size, study.images().shape[1:]
+    counts = [-(-n // p) for n, p in zip(size, patch, strict=True)]
+    starts = [(n - count * p) // 2 for n, count, p in zip(size, counts, patch, strict=True)]
+    whole = [count * p for count, p in zip(counts, patch, strict=True)]
+    channels = model.config.num_contrasts
+    images, rebuilt = torch.zeros(channels, *whole), torch.zeros(channels, *whole)
+    hidden = torch.zeros(channels, *whole, dtype=torch.bool)
+    for number, place in enumerate(itertools.product(*map(range, counts))):
+        offset = [k * p for k, p in zip(place, patch, strict=True)]
+        first = [start + o for start, o in zip(starts, offset, strict=True)]
+        part = rebuild_part(model, study, first, mask_ratio, seed + number)
+        box = (slice(None), *(slice(o, o + p) for o, p in zip(offset, patch, strict=True)))
+        images[box], hidden[box], rebuilt[box] = part.images, part.hidden, part.rebuilt
+    inside = (slice(None), *(slice(-s, n - s) for s, n in zip(starts, size, strict=True)))
+    present = torch.zeros(channels, dtype=torch.bool)
+    present[list(study.contrasts)] = True
+    return Rebuilt(images[inside], hidden[inside], rebuilt[inside], present)

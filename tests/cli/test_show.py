@@ -1,0 +1,132 @@
+"""amae-nnunet-show on the small data set, labelled and unlabelled."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import DATASET
+
+from amae_nnunet.cli import show
+from amae_nnunet.plans.preprocessed import PreprocessedDataset, travel_record
+from amae_nnunet.pretraining.pictures import axial_slice
+
+
+@pytest.fixture
+def run(pretrained, tmp_path, monkeypatch):
+    def run(*words, code=0):
+        base = ["-d", "950", "-c", "tiny", "-p", "AMAEPlans", "-o", str(tmp_path)]
+        assert show.main([str(pretrained), *words, *base, "-device", "cpu"]) == code
+        return tmp_path
+
+    return run
+
+
+def cases(nnunet):
+    return PreprocessedDataset.open("950", "tiny", "AMAEPlans").cases()
+
+
+def partial_case(nnunet):
+    """A case without T2."""
+    record = travel_record(DATASET)
+    return next(case for case, entry in sorted(record.cases.items()) if not entry.present[2])
+
+
+def test_picture_skills_and_nifti_files_of_a_case(nnunet, run, capsys):
+    case = partial_case(nnunet)
+    folder = run(case, "--nifti")
+    kinds = ("original", "masked", "reconstructed")
+    expected = {f"{case}_{name}_{kind}.nii.gz" for name in ("ADC", "TRACE") for kind in kinds}
+    assert {p.name for p in folder.iterdir()} == {*expected, f"{case}.png", f"{case}.json"}
+    skills = json.loads((folder / f"{case}.json").read_text())
+    assert skills["skill_mean"]["T2"] is None
+    assert skills["skill_mean"]["ADC"] < 1
+    assert f"ADC: skill against its mean {skills['skill_mean']['ADC']:+.2f}" in (
+        capsys.readouterr().out
+    )
+    original, masked, rebuilt = (
+        nibabel.load(folder / f"{case}_ADC_{kind}.nii.gz") for kind in kinds
+    )
+    raw = nibabel.load(nnunet / "raw" / DATASET / "imagesTr" / f"{case}_0000.nii.gz")
+    np.testing.assert_allclose(original.affine, raw.affine, atol=1e-4)
+    image = np.asarray(raw.dataobj, dtype=np.float64)
+    image = (image - image.mean()) / image.std()
+    np.testing.assert_allclose(np.asarray(original.dataobj), image, atol=1e-3)
+    a, b, c = (np.asarray(part.dataobj) for part in (original, masked, rebuilt))
+    hidden = c != a
+    assert hidden.mean() == pytest.approx(45 / 64, abs=0.001)  # 19 of 64 tokens stay visible
+    assert set(b[hidden]) == {a.min()}
+    np.testing.assert_array_equal(b[~hidden], a[~hidden])
+
+
+def test_a_study_larger_than_the_patch_is_rebuilt_patch_by_patch(nnunet, pretrained):
+    import torch
+
+    from amae_nnunet.networks.checkpoint import load_mae, read_checkpoint
+    from amae_nnunet.pretraining.rebuild import rebuild_part, rebuild_study
+    from amae_nnunet.pretraining.show import find_studies
+
+    model = load_mae(read_checkpoint(pretrained))
+    opened = PreprocessedDataset.open("950", "tiny", "AMAEPlans")
+    study = find_studies(opened, [cases(nnunet)[0]], model.config.contrasts)[0]
+    small = (8, 16, 24)  # of (16, 32, 32): two by two by two patches that stick out at the sides
+    object.__setattr__(model.config, "patch_size", small)
+    monkey = type(model)(model.config)
+    monkey.load_state_dict(
+        {k: v for k, v in model.state_dict().items() if "pos_embed" not in k}, strict=False
+    )
+    whole = rebuild_study(monkey, study, 0.7, 3)
+    volume = torch.from_numpy(np.asarray(study.images()[:]))
+    assert torch.equal(whole.images[list(study.contrasts)], volume[list(study.channels)])
+    number = 5  # place (1, 0, 1) of (2, 2, 2)
+    part = rebuild_part(monkey, study, (8, 0, 16), 0.7, 3 + number)
+    assert torch.equal(whole.rebuilt[:, 8:16, 0:16, 16:32], part.rebuilt[:, :, :, :16])
+    assert torch.equal(whole.hidden[:, 8:16, 0:16, 16:32], part.hidden[:, :, :, :16])
+
+
+def test_the_axial_slice_undoes_nnunets_permutation():
+    import torch
+
+    volume = torch.arange(3 * 4 * 5).reshape(3, 4, 5)
+    for forward in ([0, 1, 2], [1, 0, 2], [2, 0, 1], [1, 2, 0]):
+        permuted = volume.permute(forward)
+        np.testing.assert_array_equal(axial_slice(permuted, forward), volume[1].numpy())
+
+
+def test_what_is_not_there_is_one_line(nnunet, run, capsys, tmp_path):
+    run("nobody", code=3)
+    assert "case nobody: 0 preprocessed cases have this name" in capsys.readouterr().err
+    run(code=2)
+    assert "name at least one case (or give --check" in capsys.readouterr().err
+    no_file = [str(tmp_path / "no.safetensors"), "x", "-d", "950", "-c", "tiny"]
+    assert show.main([*no_file, "-p", "AMAEPlans"]) == 5
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_another_spacing_is_refused(nnunet, pretrained, capsys):
+    from amae_nnunet.cli import configure
+
+    words = ["950", "3d_fullres", "--name", "wide", "-o", "WidePlans", "spacing=6,10,10"]
+    assert configure.main(words) == 0
+    folder = nnunet / "preprocessed" / DATASET
+    shutil.copytree(folder / "nnUNetPlans_3d_fullres", folder / "WidePlans_wide")
+    words = [str(pretrained), "x", "-d", "950", "-c", "wide", "-p", "WidePlans"]
+    assert show.main(words) == 2
+    assert "was trained at [6.0, 5.0, 5.0] mm, wide of" in capsys.readouterr().err
+
+
+def test_check_writes_what_it_found(nnunet, run, capsys):
+    folder = run("--check")
+    found = json.loads((folder / "check.json").read_text())
+    assert found["checked"] == len(cases(nnunet))
+    assert f"{len(found['found'])} of {found['checked']} cases" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_console_script_is_there():
+    tool = Path(sys.executable).parent / "amae-nnunet-show"
+    assert "--check" in subprocess.run([tool, "--help"], capture_output=True, text=True).stdout

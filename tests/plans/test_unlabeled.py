@@ -1,0 +1,213 @@
+"""Unlabelled data sets through the real converter and nnU-Net's own preprocessor."""
+
+import json
+import logging
+import os
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import DATASET, TEMPLATE
+from deadly import dies_on_two
+
+from amae_nnunet.cli import convert
+from amae_nnunet.contrasts import ContrastRecord
+from amae_nnunet.errors import ConfigError, InputError
+from amae_nnunet.phantom.dataset import write_studies
+from amae_nnunet.plans import unlabeled
+from amae_nnunet.plans.preprocessed import PreprocessedDataset
+from amae_nnunet.plans.unlabeled import preprocess_unlabeled
+from amae_nnunet.pretraining.studies import gather_studies
+
+MORE = "Dataset940_More"
+ORDER = ("FLAIR", "T2", "TRACE")  # another order, one that 950 lacks, and ADC is missing
+
+
+@pytest.fixture(scope="module")
+def more(nnunet, dataset, tiny_plans):
+    """Name of an unlabelled data set of five cases, of which some lack T2."""
+    write_studies(
+        nnunet / "more", 5, 3, ORDER, (16, 32, 32), (6.0, 5.0, 5.0),
+        {"FLAIR": 1.0, "T2": 0.5, "TRACE": 1.0}, prefix="more",
+    )  # fmt: skip
+    template = {
+        "name": "More",
+        "description": "phantom studies without labels",
+        "contrasts": {name: [f"{name}.nii.gz"] for name in ORDER},
+        "required": [],
+        "label": TEMPLATE["label"],
+    }
+    (nnunet / "More.json").write_text(json.dumps(template))
+    words = f"-i {nnunet / 'more'} -d 940 -n More -t {nnunet / 'More.json'} -np 1"
+    assert convert.main([*words.split(), "--split", "unlabeled"]) == 0
+    return MORE
+
+
+def opened(plans="AMAEPlans", configuration="tiny"):
+    return PreprocessedDataset.open("950", configuration, plans)
+
+
+@pytest.fixture(scope="module")
+def done(more):
+    return preprocess_unlabeled(opened(), more, 1)
+
+
+def files_of(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("more_*")}
+
+
+def test_cases_are_what_nnunet_makes_of_them_with_the_plans(nnunet, done):
+    """The same case given to nnU-Net's preprocessor by hand, with its channels as planned."""
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    assert done.folder == (
+        nnunet / "preprocessed" / DATASET / "unlabeled" / "nnUNetPlans_3d_fullres" / MORE
+    )
+    assert not (nnunet / "preprocessed" / MORE).exists()
+    plans = json.loads((nnunet / "preprocessed" / DATASET / "nnUNetPlans.json").read_text())
+    manager = PlansManager(plans)
+    raw = nnunet / "raw" / MORE / "imagesTr"
+    for case in ("more_000", "more_003"):
+        files = [str(raw / f"{case}_{channel:04d}.nii.gz") for channel in range(3)]
+        expected = DefaultPreprocessor(verbose=False).run_case(
+            files, None, manager, manager.get_configuration("3d_fullres"), {}
+        )[0]
+        found = nnUNetDatasetBlosc2(str(done.folder), [case]).load_case(case)[0]
+        np.testing.assert_array_equal(found[:], expected)
+
+
+def test_contrasts_are_those_of_the_record(nnunet, done):
+    record = ContrastRecord.read(nnunet / "raw" / MORE)
+    assert done.contrasts == ORDER
+    assert len(done.cases) == 5
+    for case, found in done.cases.items():
+        assert tuple(found) == record.names_present(case)
+        assert all(ORDER[channel] == name for name, channel in found.items())
+    assert len({tuple(found) for found in done.cases.values()}) == 2
+
+
+def test_contrasts_are_matched_by_name_into_the_union(more, done):
+    contrasts, studies = gather_studies(opened(), "all", ["940"], 1)
+    assert contrasts == ("ADC", "TRACE", "T2", "FLAIR")
+    assert len(studies) == 11
+    for study in studies:
+        if study.dataset == MORE:
+            names = [contrasts[row] for row in study.contrasts]
+            assert names == [ORDER[channel] for channel in study.channels]
+        else:
+            assert study.channels == study.contrasts
+
+
+def test_nothing_is_done_twice_and_a_changed_file_is_done_again(nnunet, more, done):
+    before = files_of(done.folder)
+    assert preprocess_unlabeled(opened(), more, 1) == done
+    assert files_of(done.folder) == before
+    path = nnunet / "raw" / MORE / "imagesTr" / "more_002_0000.nii.gz"
+    os.utime(path)
+    preprocess_unlabeled(opened(), more, 1)
+    changed = {name for name, time in files_of(done.folder).items() if time != before.get(name)}
+    assert changed == {"more_002.b2nd", "more_002_seg.b2nd", "more_002.pkl"}
+
+
+def test_what_an_interrupted_run_left_is_done_again(more, done):
+    ledger = done.folder / "cases.jsonl"
+    lines = [line for line in ledger.read_text().splitlines() if "more_004" not in line]
+    ledger.write_text("\n".join(lines) + '\n{"case": "more_004", "ke')
+    (done.folder / "more_004.b2nd").write_bytes(b"half")
+    (done.folder / ".tmp" / "more_004").mkdir(parents=True)
+    (done.folder / "more_001.pkl").unlink()
+    assert preprocess_unlabeled(opened(), more, 2) == done
+    assert not (done.folder / ".tmp").exists()
+    assert (done.folder / "more_004.b2nd").stat().st_size > 1000
+    assert (done.folder / "more_001.pkl").exists()
+    before = files_of(done.folder)
+    assert preprocess_unlabeled(opened(), more, 2) == done
+    assert files_of(done.folder) == before
+
+
+def test_bad_cases_are_named_and_the_others_go_on(nnunet, more, done, caplog):
+    source, name = nnunet / "raw" / MORE, "Dataset941_Bad"
+    raw = shutil.copytree(source, nnunet / "raw" / name) / "imagesTr"
+    (raw / "more_000_0001.nii.gz").unlink()  # stock nnU-Net would read TRACE as T2
+    (raw / "more_001_0000.nii.gz").write_bytes(b"no image")
+    shutil.copy(raw / "more_003_0000.nii.gz", raw / "stray_0000.nii.gz")
+    for channel in (1, 2):
+        shutil.copy(raw / f"more_003_000{channel}.nii.gz", raw / f"stray_000{channel}.nii.gz")
+    image = nibabel.load(raw / "more_002_0002.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine),
+                 raw / "more_002_0002.nii.gz")  # fmt: skip
+    with caplog.at_level(logging.INFO):
+        found = preprocess_unlabeled(opened(), name, 1)
+    assert sorted(found.cases) == ["more_003", "more_004"]
+    text = caplog.text
+    assert "case more_000: has the channel files 0000, 0002, dataset.json lists 3" in text
+    assert "case more_001: " in text
+    assert "case more_002: contrasts.json says TRACE is present but its voxels are all zero" in text
+    assert "case stray: is not in contrasts.json" in text
+    lines = (found.folder / "failures.jsonl").read_text().splitlines()
+    assert [json.loads(line)["case"] for line in lines] == [
+        "more_000", "more_001", "more_002", "stray"
+    ]  # fmt: skip
+    for case in ("more_003", "more_004"):
+        for channel in range(3):
+            (raw / f"{case}_000{channel}.nii.gz").write_bytes(b"no image")
+    with pytest.raises(InputError, match="none of the 6 cases"):
+        preprocess_unlabeled(opened(), name, 1)
+
+
+def test_a_case_that_kills_its_process_does_not_stop_the_others(nnunet, more, done, monkeypatch):
+    monkeypatch.setattr(unlabeled, "_preprocess", dies_on_two)
+    shutil.copytree(nnunet / "raw" / MORE, nnunet / "raw" / "Dataset942_Deadly")
+    found = preprocess_unlabeled(opened(), "Dataset942_Deadly", 2)
+    assert sorted(found.cases) == ["more_000", "more_001", "more_003", "more_004"]
+    failure = json.loads((found.folder / "failures.jsonl").read_text())
+    assert "its process died, perhaps out of memory" in failure["error"]
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        (["950"], ConfigError, "give each data set once, and not Dataset950_Small"),
+        (["940", MORE], ConfigError, "give each data set once"),
+        (["999"], InputError, "999"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(more, names, error, message):
+    with pytest.raises(error, match=message):
+        gather_studies(opened(), "all", names, 1)
+
+
+def test_the_checkpoint_of_the_union_loads_by_name_and_warns(nnunet, more, done):
+    """Through the commands: pre-train on both, fine-tune on the labelled one."""
+    import torch
+    from conftest import TINY
+
+    from amae_nnunet.cli import configure, pretrain
+    from amae_nnunet.networks.checkpoint import read_checkpoint
+    from amae_nnunet.training.trainer import AMAETrainer
+
+    assert configure.main(["950", "3d_fullres", "--name", "union", *TINY]) == 0
+    base = ["950", "union", "-p", "AMAEPlans", "-device", "cpu", "-np", "1"]
+    assert pretrain.main([*base, "--unlabeled", "940"]) == 0
+    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__union"
+    checkpoint = read_checkpoint(folder / "checkpoint_final.safetensors")
+    assert checkpoint.config.contrasts == ("ADC", "TRACE", "T2", "FLAIR")
+    assert checkpoint.facts["num_cases"] == 11
+    plans = json.loads((nnunet / "preprocessed" / DATASET / "AMAEPlans.json").read_text())
+    plans["continue_training"] = False
+    described = json.loads((nnunet / "preprocessed" / DATASET / "dataset.json").read_text())
+    trainer = AMAETrainer(plans, "union", 0, described, torch.device("cpu"))
+    trainer.on_train_start()
+    rows = [checkpoint.config.contrasts.index(name) for name in ("ADC", "TRACE", "T2")]
+    expected = checkpoint.tensors["encoder.contrast_embed.weight"][rows]
+    assert torch.equal(trainer.network.encoder.contrast_embed.weight, expected)
+    assert "the pre-training saw 2 of the 2 validation cases of fold 0" in log_of(trainer)
+    assert pretrain.main([*base, "--c"]) == 5
+
+
+def log_of(trainer):
+    with open(trainer.log_file) as file:
+        return file.read()

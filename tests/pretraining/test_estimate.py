@@ -1,0 +1,63 @@
+"""The estimate against what a run then does."""
+
+import json
+import re
+
+import pytest
+import torch
+from conftest import DATASET, TINY
+
+from amae_nnunet.cli import configure, pretrain
+from amae_nnunet.plans.preprocessed import PreprocessedDataset
+from amae_nnunet.pretraining.data import RandomCrops
+from amae_nnunet.pretraining.estimate import TIMED, WARM_UP, disk_bytes, estimate
+from amae_nnunet.pretraining.loop import Options, prepare
+
+WORDS = [*TINY, "embed_dim=48", "pretraining.num_epochs=3", "pretraining.iterations_per_epoch=20"]
+
+
+@pytest.fixture(scope="module")
+def measured(nnunet, dataset):
+    assert configure.main(["950", "3d_fullres", "--name", "costly", *WORDS]) == 0
+    opened = PreprocessedDataset.open("950", "costly", "AMAEPlans")
+    run, _, crops = prepare(opened, Options())
+    return run, crops, estimate(run, crops, 0)
+
+
+def test_nothing_is_written_and_everything_is_printed(nnunet, measured, capsys):
+    words = ["950", "costly", "-p", "AMAEPlans", "-device", "cpu", "--estimate"]
+    assert pretrain.main(words) == 0
+    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__costly"
+    assert not folder.exists()
+    output = capsys.readouterr().out
+    assert re.search(r"time: [\d.]+ (s|min|h|days) an epoch, [\d.]+ \w+ in all", output)
+    assert re.search(r"memory: [\d.]+ GB, disk: [\d.e-]+ GB", output)
+
+
+def test_contrasts_are_those_of_the_timed_steps(measured):
+    run, crops, result = measured
+    size = run.config.batch_size
+    samples = range(WARM_UP * size, (WARM_UP + 2 * TIMED) * size)
+    counts = [crops[n][1].sum().item() for n in samples]
+    assert isinstance(crops, RandomCrops)
+    assert result.contrasts == pytest.approx(sum(counts) / len(counts))
+
+
+def test_times_add_up(measured):
+    result = measured[2]
+    epoch = 20 * result.step_seconds + 8 * result.skill_seconds
+    assert result.epoch_seconds == pytest.approx(epoch)
+    assert result.total_seconds == pytest.approx(3 * epoch)
+    assert result.memory_bytes > 1e8
+
+
+def test_disk_is_what_the_files_then_take(nnunet, measured):
+    run, _, result = measured
+    assert pretrain.main(["950", "costly", "-p", "AMAEPlans", "-device", "cpu"]) == 0
+    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__costly"
+    state = (folder / "checkpoint_latest.pth").stat().st_size
+    assert result.disk_bytes == disk_bytes(run)
+    assert result.disk_bytes == pytest.approx(3 * state, rel=0.1)  # small tensors have headers
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert 0.1 < sum(row["seconds"] for row in rows) / result.total_seconds < 10  # a busy machine
+    assert torch.load(folder / "checkpoint_latest.pth", weights_only=True)["epoch"] == 3
