@@ -48,17 +48,20 @@ def scan_dicom(root: Path, processes: int = 1) -> Scan:
     """Read every header below ``root`` and sort the slices into stacks.
 
     Args:
-        root: the input folder.
+        root: the input folder, or an archive.
         processes: how many read headers; 1 reads them in this one.
 
     Raises:
-        InputError: ``root`` is not a folder.
+        InputError: ``root`` is not there.
         ConfigError: pydicom is not installed.
     """
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder: give the folder that holds the DICOM files")
     root = root.absolute()
-    files, skipped = list_files(root)
+    if root.is_file():
+        files, skipped, root = [root], [], root.parent
+    elif root.is_dir():
+        files, skipped = list_files(root)
+    else:
+        raise InputError(f"{root} is not there: give the folder that holds the DICOM files")
     slices: list[Slice] = []
     known: dict[Facts, Facts] = {}  # slices of a series share one: 1.6 instead of 4.4 kB a slice
     chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
