@@ -6,7 +6,8 @@ One run times its variants in turn, round after round, so that a busy machine sl
 alike. Time is CPU time of one thread, forward and backward (no optimizer, no loader, whose cost
 does not depend on the variant); the ratio to the first variant is taken in each round; printed are
 medians over the rounds. ViT-Base width and depth unless told otherwise, tokens of 16 voxels, 70 %
-masked, decoder 384 x 4 with 12 heads. Random voxels: nothing depends on their values.
+masked, decoder 384 x 4 with 12 heads as the peers' (the package has 6, 64 wide). Random voxels:
+nothing depends on their values.
 """
 
 from __future__ import annotations
@@ -349,8 +350,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--crop", type=int, default=96, help="voxels of an edge, a multiple of 16")
     parser.add_argument("--width", type=int, default=768, help="of the encoder, a multiple of 192")
     parser.add_argument("--depth", type=int, default=12, help="blocks of the encoder")
-    parser.add_argument("--decoder_heads", type=int, default=12,
-                        help="of ours; the peers have 12, the package 6 by default (as 0)")  # fmt: skip
+    parser.add_argument("--decoder_heads", type=int, default=12, help="of ours; 0: as the package")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--output", type=Path, help="JSON file for the numbers")
     args = parser.parse_args(argv)
