@@ -56,12 +56,10 @@ def scan_dicom(root: Path, processes: int = 1) -> Scan:
         ConfigError: pydicom is not installed.
     """
     root = root.absolute()
-    if root.is_file():
-        files, skipped, root = [root], [], root.parent
-    elif root.is_dir():
-        files, skipped = list_files(root)
-    else:
+    if not root.exists():
         raise InputError(f"{root} is not there: give the folder that holds the DICOM files")
+    files, skipped = list_files(root) if root.is_dir() else ([root], [])
+    root = root if root.is_dir() else root.parent
     slices: list[Slice] = []
     known: dict[Facts, Facts] = {}  # slices of a series share one: 1.6 instead of 4.4 kB a slice
     chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]

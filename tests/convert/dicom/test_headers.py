@@ -411,7 +411,7 @@ def test_a_process_that_dies_costs_its_files(tmp_path, monkeypatch):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match="is not there"):
         scan(tmp_path)
 
 
@@ -420,3 +420,12 @@ def test_without_pydicom(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
     with pytest.raises(ConfigError, match=r"pip install 'amae-nnunet\[dicom\]'"):
         header(path)
+
+
+def test_an_archive_alone_can_be_given(tmp_path):
+    write_series(tmp_path / "raw", voxels())
+    with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
+        for path in (tmp_path / "raw").iterdir():
+            archive.write(path, path.name)
+    (stack,) = scan_dicom(tmp_path / "raw.zip").stacks
+    assert (stack.code, stack.folder, len(stack.files)) == ("", ".", 8)
