@@ -145,10 +145,16 @@ def _body(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse combinations that mean nothing."""
-    if args.raw is None:
+    if args.raw is None and not args.merge:
         raise ConfigError("what is to be converted? give -i RAW")
     if args.processes < 1:
         raise ConfigError(f"-np {args.processes}: give 1 or more")
+    if args.timeout < 0:
+        raise ConfigError(f"--timeout {args.timeout:g}: give seconds, or 0 for no limit")
+    if args.folds is not None and args.folds < 2:
+        raise ConfigError(f"--folds {args.folds}: give 2 or more")
+    if args.labels and not args.labels.is_dir():
+        raise ConfigError(f"--labels {args.labels} is not a folder: give the one with CASE.nii.gz")
     if (args.num_parts is None) != (args.part_id is None):
         raise ConfigError("-num_parts and -part_id belong together: give both")
     if args.native and not args.output:
@@ -222,8 +228,14 @@ def _convert(args: argparse.Namespace, found: Input) -> int:
 def _merge(args: argparse.Namespace) -> int:
     from amae_nnunet.convert.dataset import merge
     from amae_nnunet.convert.inputs import find_template
+    from amae_nnunet.convert.template import load_template
 
-    template = find_template(_request(args).known())
+    if args.raw:  # which may have a template of its own
+        template = find_template(_request(args).known())
+    elif args.template or args.name:
+        template = load_template(args.template or args.name)
+    else:
+        raise ConfigError("which template? give -t or -n as for the parts")
     target = _target(args, template)
     return _report(args, target, merge(target, template))
 

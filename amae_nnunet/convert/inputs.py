@@ -148,13 +148,13 @@ def _found(request: Request, template: Template, cases: Sequence[RawCase]) -> In
     """The cases, with hashed names if asked for, those that lack a label with a problem."""
     cases = hash_cases(cases, request.identities()) if request.hash_ids else list(cases)
     if request.with_label:
-        cases = _ask_labels(cases, template, request.split)
+        remedy = f"add a file named like {', '.join(template.label_patterns)}"
+        cases = _ask_labels(cases, remedy, request.split)
     return Input(cases, template, table(cases, template))
 
 
-def _ask_labels(cases: Sequence[RawCase], template: Template, split: str) -> list[RawCase]:
-    globs = ", ".join(template.label_patterns)
-    problem = f"no label: add a file named like {globs}, or convert with --split unlabeled or test"
+def _ask_labels(cases: Sequence[RawCase], remedy: str, split: str) -> list[RawCase]:
+    problem = f"no label: {remedy}, or convert with --split unlabeled or test"
     return [
         replace(raw, code="E_NO_LABEL", problem=problem)
         if (raw.split or split) == "train" and not raw.label and not raw.code
@@ -182,6 +182,12 @@ def _find_studies(request: Request, template: Template, write_to: Path | None) -
     )
     if request.sheet:
         stacks = {stack.key: stack for stack in load_index(_index(request.sheet))}
+        files = (file.path for stack in stacks.values() for file in stack.files)
+        if not all(Path(file).is_relative_to(request.root.absolute()) for file in files):
+            raise ConfigError(
+                f"{request.sheet} was written for another folder than {request.root}: give that "
+                "one with -i, or write a sheet of this one with --dry_run"
+            )
         rows = read_sheet(request.sheet, stacks, template.accepts)
         cases = select_by_sheet(rows, stacks, selection)
     else:
@@ -195,7 +201,8 @@ def _find_studies(request: Request, template: Template, write_to: Path | None) -
             write_sheet(write_to, rows)
             save_index(found.stacks, _index(write_to))
     if request.with_label:
-        cases = _ask_labels(cases, template, request.split)
+        remedy = "put CASE.nii.gz (see --dry_run) into the folder given with --labels"
+        cases = _ask_labels(cases, remedy, request.split)
     problems = [f"case {raw.case}: {raw.problem} [{raw.code}]" for raw in cases if raw.code]
     return Input(cases, template, "\n".join([sheet_table(rows, template.accepts), *problems]))
 

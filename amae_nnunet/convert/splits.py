@@ -69,16 +69,14 @@ def write_folds(subjects: Mapping[str, str], raw: Path, wanted: int | None) -> l
 
     Returns:
         Lines about what could not be done.
-
-    Raises:
-        ConfigError: ``wanted`` is more than there are subjects.
     """
     old = _read(raw / SPLITS_FILE)
     possible = len(set(subjects.values()))
     if not (wanted or old or needs_subject_folds(subjects)):
         return []
-    if possible < 2 and not wanted:
-        return [f"one subject only: no {SPLITS_FILE} is written"] if possible else []
+    if possible < max(2, wanted or 0):
+        few = f"{possible} subjects are too few for folds: no {SPLITS_FILE} is written"
+        return [few] if possible else []
     folds = subject_folds(subjects, wanted or min(len(old or []) or _FOLDS, possible))
     _write(raw / SPLITS_FILE, folds)
     preprocessed = os.environ.get("nnUNet_preprocessed")

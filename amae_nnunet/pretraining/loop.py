@@ -126,7 +126,7 @@ def train(run: Run, crops: RandomCrops, num_workers: int, draw: Callable[[Run], 
     pin_memory = run.device.type == "cuda"
     loader = crop_loader(crops, run.step * size, last, size, num_workers, pin_memory)
     bar = tqdm(total=last, initial=run.step * size, unit="study", smoothing=0.02)
-    with bar, StopSignals() as signals, logging_redirect_tqdm(), _readers():
+    with _readers(), bar, StopSignals() as signals, logging_redirect_tqdm():
         for x, present in loader:
             train_step(run, x, present)
             bar.set_postfix(epoch=run.epoch, loss=f"{run.record.loss(2):.4f}", refresh=False)

@@ -256,6 +256,7 @@ def test_the_dicom_run_as_a_whole(dicom_tree, dicom_run):
 # --- processes that hang or die
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 def test_a_process_that_hangs_or_dies_costs_one_case(tmp_path):
     good = {**bad_nifti.GOOD, "label": lesion()}

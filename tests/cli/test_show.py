@@ -15,6 +15,8 @@ from amae_nnunet.cli import show
 from amae_nnunet.plans.preprocessed import PreprocessedDataset, travel_record
 from amae_nnunet.pretraining.pictures import axial_slice
 
+pytestmark = pytest.mark.slow  # processes, or real work for half a minute
+
 
 @pytest.fixture
 def run(pretrained, tmp_path, monkeypatch):

@@ -16,6 +16,8 @@ from amae_nnunet.convert.target import Target
 from amae_nnunet.convert.template import load_template
 from amae_nnunet.errors import ConfigError
 
+pytestmark = pytest.mark.slow  # processes, or real work for half a minute
+
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 CASES = "abcdef"

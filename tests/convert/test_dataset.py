@@ -205,7 +205,7 @@ def test_a_case_that_ends_badly_does_not_stop_the_others(go, target, monkeypatch
         return real(job)
 
     monkeypatch.setattr(worker, "convert_case", convert_case)
-    caplog.set_level("DEBUG")
+    caplog.set_level("DEBUG", "amae_nnunet")
     assert go() == (1, 0, 1)
     (failure,) = ledger(target.folder, "failures.jsonl")
     assert failure["error"].startswith("unexpected ZeroDivisionError: run with -v")
@@ -308,6 +308,7 @@ def kill_at(monkeypatch):
     return start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [False, True])
 def test_a_kill_at_any_step_changes_nothing_but_the_time(go, raw, target, tmp_path, kill_at, again):
     make_case(raw, "c", contrasts=("T1",))  # fails

@@ -26,6 +26,8 @@ from amae_nnunet.convert.template import load_template
 from amae_nnunet.convert.worker import Converted, Failure
 from amae_nnunet.errors import ConfigError
 
+pytestmark = pytest.mark.slow  # processes, or real work for half a minute
+
 CASES = "abcd"
 DATASET = "Dataset001_Tiny"
 

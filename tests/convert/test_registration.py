@@ -9,6 +9,8 @@ import SimpleITK as sitk
 from amae_nnunet.convert.registration import IN_PLACE, Registration, register
 from amae_nnunet.phantom.dataset import make_study
 
+pytestmark = pytest.mark.slow  # processes, or real work for half a minute
+
 THIN = ((40, 64, 64), (3.0, 3.0, 3.0))  # shape and spacing, (z, y, x)
 THICK = ((24, 64, 64), (5.0, 3.0, 3.0))
 MOTION = ((3.0, -2.0, 5.0), (4.0, -3.0, 2.0))  # degrees, mm

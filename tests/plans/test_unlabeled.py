@@ -20,6 +20,8 @@ from amae_nnunet.plans.preprocessed import PreprocessedDataset
 from amae_nnunet.plans.unlabeled import preprocess_unlabeled
 from amae_nnunet.pretraining.studies import gather_studies
 
+pytestmark = pytest.mark.slow  # processes, or real work for half a minute
+
 MORE = "Dataset940_More"
 ORDER = ("FLAIR", "T2", "TRACE")  # another order, one that 950 lacks, and ADC is missing
 

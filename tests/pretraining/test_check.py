@@ -15,6 +15,8 @@ from amae_nnunet.plans.preprocessed import PreprocessedDataset
 from amae_nnunet.pretraining.check import check_study, errors_under, renamings
 from amae_nnunet.pretraining.show import find_studies
 
+pytestmark = pytest.mark.slow  # processes, or real work for half a minute
+
 CONTRASTS = ("ADC", "TRACE", "T2")
 WORDS = [
     "embed_dim=48", "decoder_embed_dim=48", "pretraining.num_epochs=1",

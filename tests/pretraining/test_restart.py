@@ -19,6 +19,8 @@ from amae_nnunet.networks.checkpoint import read_checkpoint
 from amae_nnunet.pretraining import loop, state
 from amae_nnunet.pretraining.stop import Stopped, StopSignals
 
+pytestmark = pytest.mark.slow  # processes, or real work for half a minute
+
 WORDS = ["pretraining.num_epochs=3", "pretraining.iterations_per_epoch=20", "pretraining.lr=0.001",
          "schedule=cosine", "whole_contrast_prob=0.3"]  # fmt: skip
 
