@@ -63,6 +63,7 @@ class Request:
     def known(self) -> Request:
         """The request with its layout found out."""
         layout = detect_layout(self.root) if self.layout == "auto" else self.layout
+        _log.debug("%s is read as %s", self.root, layout)
         return replace(self, layout=layout)
 
     def identities(self) -> Identities:

@@ -10,6 +10,7 @@ ledger in a folder of its own; whoever opens the whole target takes all parts in
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -40,6 +41,7 @@ MONTAGES = "report"
 _TEMPORARY = ".amae_tmp"
 _LOCK = ".amae_lock"
 _CASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -199,13 +201,17 @@ class Output:
         shutil.rmtree(self.scratch(raw.case), ignore_errors=True)
 
     def fail(self, raw: RawCase, code: str, reason: str) -> None:
-        """Note that a case failed; what an earlier version of its files gave is removed."""
+        """Note that a case failed; what an earlier version of its files gave is removed.
+
+        It stays where the failure says nothing of the files: a name, or a forgotten ``--labels``.
+        """
         split = self.target.split_of(raw)
         failure = {"case": raw.case, "source": raw.source, "split": split}
         self.failures.append({**failure, "code": code, "error": reason})
         entry = self.entries.get(raw.case)
         same = entry and (entry["source"], entry["split"]) == (raw.source, split)
-        if same and code != "E_NAME":  # which says nothing of what is there
+        if same and code not in ("E_NAME", "E_NO_LABEL"):
+            _log.warning("case %s: warning: its earlier conversion is removed", raw.case)
             self.scratch(raw.case).mkdir(parents=True, exist_ok=True)
             self._withdraw(raw.case)
         if _CASE.fullmatch(raw.case):

@@ -106,11 +106,21 @@ def test_another_required_contrast_redoes_all(go, tmp_path):
     assert go(template=changed) == (2, 0, 0)
 
 
-def test_a_failed_case_is_retried_and_its_old_files_are_gone(go, raw, target):
+def test_a_forgotten_label_takes_no_case_away(go, raw, template, target):
+    go()
+    cases = [replace(case, code="E_NO_LABEL", problem="no label") for case in scan(raw, template)]
+    with pytest.raises(InputError, match="none of the 2 cases"):
+        convert(cases, template, target, 1)
+    assert training_cases(target) == 2
+    assert len(ledger(target.folder, "failures.jsonl")) == 2
+
+
+def test_a_failed_case_is_retried_and_its_old_files_are_gone(go, raw, target, caplog):
     go()
     good = (raw / "a" / "FLAIR.nii.gz").read_bytes()
     (raw / "a" / "FLAIR.nii.gz").write_bytes(good[:200])
     assert go() == (0, 1, 1)
+    assert "case a: warning: its earlier conversion is removed" in caplog.text
     assert [name for name in tree(target.folder) if "/a" in name] == []
     assert training_cases(target) == 1
     assert [line["case"] for line in ledger(target.folder, "failures.jsonl")] == ["a"]
