@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up a virtual environment in .venv and run every check: style, types, fast tests, slow tests.
 #
-#   bash scripts/test.sh          everything (about 15 minutes on two cores)
+#   bash scripts/test.sh          everything (about half an hour on two cores)
 #   bash scripts/test.sh fast     without the end-to-end tests (minutes)
 set -euo pipefail
 cd "$(dirname "$0")/.."

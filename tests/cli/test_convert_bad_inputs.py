@@ -23,6 +23,8 @@ from convert.studies import ledger, lesion, load, make_case, save, write_templat
 from amae_nnunet.convert.codes import CODES
 from amae_nnunet.convert.identity import Identities
 
+pytestmark = pytest.mark.slow  # dozens of runs of the command
+
 KEY = "0123456789abcdef"
 _SAID = re.compile(r"\d+ of \d+ cases, \d+ failed|\d+ files skipped: .*|warning: one subject .*")
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "bad-inputs.md"
@@ -256,7 +258,6 @@ def test_the_dicom_run_as_a_whole(dicom_tree, dicom_run):
 # --- processes that hang or die
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 def test_a_process_that_hangs_or_dies_costs_one_case(tmp_path):
     good = {**bad_nifti.GOOD, "label": lesion()}

@@ -20,6 +20,8 @@ from cli.script import command
 from convert.dicom.scanner import ADC, TRACE, Frames, cut, write_enhanced, write_series
 from convert.studies import ledger, lesion, make_case, save, voxels, write_template
 
+pytestmark = pytest.mark.slow  # dozens of runs of the command
+
 MARK = "QXZMARK"
 ROOT = "1.2.826.0.1.31415926535"  # of all UIDs
 DATE, TIME = "19771107", "235147.918273"
