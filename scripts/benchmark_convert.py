@@ -243,8 +243,8 @@ def table(result: Mapping[str, Any]) -> str:
     projected = result["projected"]
     return "\n".join(
         [
-            f"{result['cases']} studies, {result['series']} series chosen, {result['files']} files "
-            f"({result['megabytes']:g} MB), medians of {result['repeats']} repeats.",
+            f"Studies: {result['cases']}, series chosen: {result['series']}, files: "
+            f"{result['files']} ({result['megabytes']:g} MB), repeats: {result['repeats']}.",
             "",
             *lines,
             "",
