@@ -143,7 +143,7 @@ def _read_contrasts(job: CaseJob) -> _Findings:
         found.contrasts[name] = {"status": "present", **source.facts}
         found.warnings += source.warnings
         try:
-            voxels, affine = source.read()
+            voxels, affine = source.read(job.folder)  # there it is cleared after a kill, too
             found.images[name] = make_image(image_values(voxels, source.name), affine)
             found.native[name] = native_geometry(voxels.shape, affine)
         except CaseError as error:
@@ -158,7 +158,7 @@ def _read_label(job: CaseJob) -> sitk.Image | None:
     source, template = job.raw.label, job.template
     if not job.with_label or source is None:
         return None
-    voxels, affine = source.read()
+    voxels, affine = source.read(job.folder)
     values = label_values(voxels, template.labels, source.name, template.label_map)
     return make_image(values, affine)
 

@@ -35,8 +35,11 @@ class Source(Protocol):
     def warnings(self) -> tuple[str, ...]:
         """Doubts that came up while it was found, each ``W_CODE: text``."""
 
-    def read(self) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, scratch: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The voxels ``(x, y, z)``, real and finite; the affine ``(4, 4)`` to RAS+ mm.
+
+        Args:
+            scratch: folder for what has to be unpacked; default: the system's temporary folder.
 
         Raises:
             CaseError: the files are not one usable volume.
@@ -70,7 +73,7 @@ class NiftiFile:
         """The one file."""
         return (self.path,)
 
-    def read(self) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, scratch: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See ``Source.read``."""
         return open_nifti(self.path, self.name, self.volume)
 

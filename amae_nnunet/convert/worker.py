@@ -10,8 +10,7 @@ from __future__ import annotations
 import errno
 import tempfile
 import traceback
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,8 +68,7 @@ def work(job: CaseJob) -> Outcome:
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=job.folder))
-        with _temporary_files_in(job.folder):
-            facts = convert_case(replace(job, folder=folder))
+        facts = convert_case(replace(job, folder=folder))
         check_files(folder, facts)
         return Converted(folder, facts)
     except CaseError as error:
@@ -84,16 +82,6 @@ def work(job: CaseJob) -> Outcome:
             return Failure("E_DAMAGED", gone)
         reason = f"unexpected {type(error).__name__}: run with -v and report what it says"
         return Failure("E_UNEXPECTED", reason, traceback.format_exc())
-
-
-@contextmanager
-def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """Keep what a case unpacks in its own folder, which is cleared after a kill, too."""
-    before, tempfile.tempdir = tempfile.tempdir, str(folder)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
 
 
 def check_files(folder: Path, facts: Mapping[str, Any]) -> None:

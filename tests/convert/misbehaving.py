@@ -85,7 +85,7 @@ class Misbehaving:
     def paths(self):
         return (self.path,)
 
-    def read(self):
+    def read(self, scratch=None):
         return globals()[f"_{self.act}"](self.path)
 
 

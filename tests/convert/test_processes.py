@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from amae_nnunet.convert.codes import CODES, CaseError
 from amae_nnunet.convert.dataset import convert
 from amae_nnunet.convert.processes import run_here, run_local
 from amae_nnunet.convert.scan import scan
-from amae_nnunet.convert.source import RawCase
+from amae_nnunet.convert.source import NiftiFile, RawCase
 from amae_nnunet.convert.target import Target
 from amae_nnunet.convert.template import load_template
 from amae_nnunet.convert.worker import Converted, Failure
@@ -264,12 +263,11 @@ def test_an_ended_run_leaves_true_records_and_no_process(cases, template, tmp_pa
 def test_what_a_case_unpacks_lies_in_its_own_folder(tmp_path, monkeypatch):
     seen = []
 
-    def convert_case(job):
-        seen.append(Path(tempfile.mkdtemp()))
+    def read(self, scratch):
+        seen.append(scratch)
         raise CaseError("E_4D", "no")
 
-    monkeypatch.setattr(worker, "convert_case", convert_case)
-    before = tempfile.gettempdir()
-    worker.work(CaseJob(RawCase("a", "a", "a"), None, tmp_path / "job", False))
-    assert seen[0].parent == tmp_path / "job"
-    assert tempfile.gettempdir() == before
+    monkeypatch.setattr(NiftiFile, "read", read)
+    raw = RawCase("a", "a", "a", {"T1": NiftiFile(tmp_path / "T1.nii", "T1.nii")})
+    worker.work(CaseJob(raw, None, tmp_path / "job", False))
+    assert [folder.parent for folder in seen] == [tmp_path / "job"]

@@ -85,7 +85,7 @@ class DicomVolume:
         """The doubts of the headers and of the choice."""
         return (*self.stack.warnings, *self.doubts)
 
-    def read(self) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, scratch: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See ``Source.read``; axes and order of the slices are those of the headers.
 
         Raises:
@@ -95,7 +95,7 @@ class DicomVolume:
         stack = self.stack
         if stack.code:
             raise CaseError(stack.code, f"{self.name}: {stack.problem}")
-        with tempfile.TemporaryDirectory(prefix="amae_dicom_") as folder:
+        with tempfile.TemporaryDirectory(prefix="amae_dicom_", dir=scratch) as folder:
             inputs, outputs = Path(folder, "in"), Path(folder, "out")
             inputs.mkdir()
             outputs.mkdir()
