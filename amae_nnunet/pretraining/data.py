@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from amae_nnunet.pretraining.stop import ignore_signals
 from amae_nnunet.pretraining.studies import Study
 
+_LONGEST_READ = 900  # s, of a batch
+
 #: Images (C, Z, Y, X), zero where absent, and which contrasts are present, bool (C,).
 Sample = tuple[Tensor, Tensor]
 
@@ -83,7 +85,15 @@ def cut(
 def crop_loader(
     crops: RandomCrops, first: int, last: int, batch_size: int, num_workers: int, pin_memory: bool
 ) -> DataLoader[Sample]:
-    """Batches (B, C, Z, Y, X) and (B, C) of the samples ``first`` to ``last - 1``, in order."""
+    """Batches (B, C, Z, Y, X) and (B, C) of the samples ``first`` to ``last - 1``, in order.
+
+    The processes that read are spawned: a fork copies locks that a thread of the libraries may hold
+    at that moment, and the child then waits for ever.
+
+    Raises:
+        RuntimeError: while iterating: a process that reads died, or gave nothing for long, as when
+            it cannot hand its batch over (torch drops it, for example on a full ``/tmp``).
+    """
     return DataLoader(
         crops,
         batch_size=batch_size,
@@ -91,4 +101,6 @@ def crop_loader(
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=ignore_signals,
+        multiprocessing_context="spawn" if num_workers else None,
+        timeout=_LONGEST_READ if num_workers else 0,
     )

@@ -16,6 +16,7 @@ an uninterrupted one would have done.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,7 +49,7 @@ from amae_nnunet.pretraining.state import (
     load_state,
     save_state,
 )
-from amae_nnunet.pretraining.stop import Stopped, StopSignals
+from amae_nnunet.pretraining.stop import Stopped, StopSignals, signals_held
 from amae_nnunet.pretraining.studies import Study, gather_studies
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,9 @@ def train(run: Run, crops: RandomCrops, num_workers: int, draw: Callable[[Run], 
     loader = crop_loader(crops, run.step * size, last, size, num_workers, pin_memory)
     bar = tqdm(total=last, initial=run.step * size, unit="study", smoothing=0.02)
     with _readers(), bar, StopSignals() as signals, logging_redirect_tqdm():
-        for x, present in loader:
+        with signals_held():
+            batches = iter(loader)
+        for x, present in batches:
             train_step(run, x, present)
             bar.set_postfix(epoch=run.epoch, loss=f"{run.record.loss(2):.4f}", refresh=False)
             bar.update(size)
@@ -145,14 +148,20 @@ def train(run: Run, crops: RandomCrops, num_workers: int, draw: Callable[[Run], 
 
 @contextmanager
 def _readers() -> Iterator[None]:
-    """A context in which the death of a process that reads studies is one line."""
+    """A context in which the death of a process that reads studies, or its silence, is one line."""
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+        if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
             raise
+        what = "died, perhaps out of memory"
+        if "timed out" in str(error):
+            what = "hangs (is the disk, or /tmp, full or gone?)"
+            for process in multiprocessing.active_children():
+                process.kill()  # it ignores what torch sends, and the command would wait for it
+                process.join()
         raise AMAEError(
-            "a process that reads studies died, perhaps out of memory: continue with --c and fewer "
+            f"a process that reads studies {what}: continue with --c and fewer "
             "of them (export nnUNet_n_proc_DA=2)"
         ) from None
 

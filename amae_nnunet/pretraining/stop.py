@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -42,6 +44,22 @@ class StopSignals:
         if self.number:
             raise KeyboardInterrupt
         self.number = number
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """A context in which signals wait, and processes that are started never get them.
+
+    A new process would else die of a Ctrl-C while it still imports, before ``ignore_signals``.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ignore_signals(_: int) -> None:

@@ -1,11 +1,20 @@
+import multiprocessing
+import os
 import pickle
+import re
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from amae_nnunet.errors import AMAEError
 from amae_nnunet.plans.preprocessed import PreprocessedDataset, travel_record
+from amae_nnunet.pretraining import data
 from amae_nnunet.pretraining.data import RandomCrops, crop_loader, cut
+from amae_nnunet.pretraining.loop import _readers
+from amae_nnunet.pretraining.stop import SIGNALS, signals_held
 from amae_nnunet.pretraining.studies import Study, gather_studies
 
 
@@ -36,6 +45,27 @@ def test_workers_give_the_same_batches(opened):
     shared = list(crop_loader(crops, 0, 6, 2, num_workers=2, pin_memory=False))
     for one, other in zip(alone, shared, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the mask from /proc")
+def test_a_stop_signal_never_reaches_a_worker_that_is_starting(opened):
+    with signals_held():
+        batches = iter(crop_loader(crops_of(opened), 0, 2, 2, num_workers=1, pin_memory=False))
+    status = Path(f"/proc/{batches._workers[0].pid}/status").read_text()
+    blocked = int(re.search(r"SigBlk:\s+(\w+)", status).group(1), 16)
+    assert all(blocked >> (number - 1) & 1 for number in SIGNALS)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(SIGNALS)
+    assert len(list(batches)) == 1
+
+
+def test_a_worker_that_hangs_ends_the_run(opened, tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "case.b2nd")  # opens when somebody writes: never
+    crops = RandomCrops([Study("Dataset", "case", tmp_path, (0,), (0,))], 1, (4, 4, 4), seed=0)
+    monkeypatch.setattr(data, "_LONGEST_READ", 8)
+    wanted = "hangs .* continue with --c"
+    with pytest.raises(AMAEError, match=wanted), _readers():
+        list(crop_loader(crops, 0, 2, 2, num_workers=1, pin_memory=False))
+    assert multiprocessing.active_children() == []
 
 
 def test_each_pass_shows_each_study_once_in_another_order(opened):
