@@ -44,6 +44,9 @@ def main(argv: list[str] | None = None) -> int:
         help="cases to draw as the run goes (default: three that have the most contrasts)",
     )
     parser.add_argument(
+        "--tensorboard", action="store_true", help="write the numbers for TensorBoard as well"
+    )
+    parser.add_argument(
         "--estimate",
         action="store_true",
         help="run some steps, print memory, time and disk of the whole run, and write nothing",
@@ -73,6 +76,7 @@ def _pretrain(args: argparse.Namespace) -> int:
         torch.device(device),
         get_allowed_n_proc_DA(),
         max(1, args.np),
+        args.tensorboard,
     )
     if args.estimate:
         run, _, crops = prepare(dataset, options)

@@ -18,6 +18,7 @@ from amae_nnunet.pretraining.progress import PROGRESS_NAME, save_progress
 from amae_nnunet.pretraining.rebuild import rebuild_middle
 from amae_nnunet.pretraining.run import Run
 from amae_nnunet.pretraining.studies import Study, labelled_studies
+from amae_nnunet.pretraining.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Artist:
         fold: of the run.
         studies: that the run trains on.
         names: cases to draw, ``case`` or ``DatasetXXX_Name/case``.
+        board: where the numbers go as well.
 
     Raises:
         ConfigError: there is no such case.
@@ -44,6 +46,7 @@ class Artist:
         fold: str,
         studies: Sequence[Study],
         names: Sequence[str] = (),
+        board: TensorBoard | None = None,
     ) -> None:
         self.transpose_forward = dataset.plans["transpose_forward"]
         held_out = []
@@ -51,10 +54,13 @@ class Artist:
             cases = sorted(set(dataset.cases()) - set(dataset.training_cases(fold)))
             held_out = labelled_studies(dataset, cases)
         self.studies = _choose([*held_out, *studies], held_out or studies, names)
+        self.board = board
         self.drawn = 0.0
 
     def __call__(self, run: Run) -> None:
         """Draw what is due."""
+        if self.board:
+            self.board.add(run.rows[-1])
         last = run.epoch == run.config.num_epochs
         if last or time.monotonic() - self.drawn > DRAW_SECONDS:
             save_progress(run.folder / PROGRESS_NAME, run.rows)

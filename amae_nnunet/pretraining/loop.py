@@ -51,6 +51,7 @@ from amae_nnunet.pretraining.state import (
 )
 from amae_nnunet.pretraining.stop import Stopped, StopSignals, signals_held
 from amae_nnunet.pretraining.studies import Study, gather_studies
+from amae_nnunet.pretraining.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +178,7 @@ class Options:
         device: where to train.
         num_workers: processes that read crops.
         processes: that preprocess unlabelled cases.
+        tensorboard: write the numbers of each epoch for TensorBoard as well.
     """
 
     fold: str = "all"
@@ -185,6 +187,7 @@ class Options:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     num_workers: int = 0
     processes: int = 2
+    tensorboard: bool = False
 
 
 def prepare(dataset: PreprocessedDataset, options: Options) -> tuple[Run, list[Study], RandomCrops]:
@@ -237,7 +240,8 @@ def pretrain(dataset: PreprocessedDataset, options: Options, resume: bool = Fals
     folder.mkdir(parents=True, exist_ok=True)
     if load_state(run):
         log.info("continuing after step %d of %d", run.step, run.steps)
-    artist = Artist(dataset, options.fold, studies, options.pictures)
+    board = TensorBoard(folder, run.epoch) if options.tensorboard else None
+    artist = Artist(dataset, options.fold, studies, options.pictures, board)
     train(run, crops, options.num_workers, artist)
     path = folder / CHECKPOINT_NAME
     with whole_file(path) as temporary:
