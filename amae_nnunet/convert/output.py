@@ -25,7 +25,6 @@ from amae_nnunet.convert import parts
 from amae_nnunet.convert.case import ENDING, LABEL_FILE, MONTAGE_FILE
 from amae_nnunet.convert.codes import CaseError
 from amae_nnunet.convert.ledger import append_line, read_lines, write_lines
-from amae_nnunet.convert.lock import locked
 from amae_nnunet.convert.parts import Part
 from amae_nnunet.convert.records import DESCRIPTION, write_records
 from amae_nnunet.convert.report import write_report
@@ -34,6 +33,7 @@ from amae_nnunet.convert.target import LAYOUT, Target
 from amae_nnunet.convert.template import Template
 from amae_nnunet.convert.worker import DISK_FULL, Converted
 from amae_nnunet.errors import ConfigError
+from amae_nnunet.lock import locked
 
 LEDGER = "cases.jsonl"
 FAILURES = "failures.jsonl"

@@ -35,6 +35,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from amae_nnunet.contrasts import FILE_NAME, ContrastRecord, check_contrast_names
 from amae_nnunet.errors import AMAEError, InputError
+from amae_nnunet.lock import locked
 from amae_nnunet.plans.block import channel_contrasts
 from amae_nnunet.plans.preprocessed import (
     NORMALIZATION,
@@ -46,7 +47,7 @@ from amae_nnunet.plans.preprocessed import (
 
 log = logging.getLogger(__name__)
 
-LEDGER, FAILURES = "cases.jsonl", "failures.jsonl"
+LEDGER, FAILURES, LOCK = "cases.jsonl", "failures.jsonl", ".lock"
 TIMEOUT = 1800.0  # seconds for one case
 _ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 #: What of a configuration decides the preprocessed voxels.
@@ -98,6 +99,8 @@ def preprocess_unlabeled(
 ) -> UnlabeledDataset:
     """Preprocess what is not preprocessed yet of an unlabelled data set.
 
+    Waits while another run does the same.
+
     Args:
         dataset: whose plans are used.
         name: ``Dataset500_More``, another one.
@@ -108,6 +111,13 @@ def preprocess_unlabeled(
     """
     folder = unlabeled_folder(dataset) / name
     folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / LOCK, wait=True):  # the folds of a job array come together
+        return _preprocess_missing(dataset, name, folder, processes)
+
+
+def _preprocess_missing(
+    dataset: PreprocessedDataset, name: str, folder: Path, processes: int
+) -> UnlabeledDataset:
     raw = nnunet_folder("nnUNet_raw") / name
     described = read_json(raw / "dataset.json", "convert the data set with amae-nnunet-convert")
     contrasts = check_contrast_names(channel_contrasts(described))

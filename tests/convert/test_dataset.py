@@ -25,11 +25,11 @@ from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.convert import output, worker
 from amae_nnunet.convert.case import Options
 from amae_nnunet.convert.dataset import convert
-from amae_nnunet.convert.lock import locked
 from amae_nnunet.convert.scan import scan
 from amae_nnunet.convert.target import Target, dataset_target
 from amae_nnunet.convert.template import load_template
 from amae_nnunet.errors import ConfigError, InputError
+from amae_nnunet.lock import locked
 
 
 @pytest.fixture

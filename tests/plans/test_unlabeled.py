@@ -1,9 +1,11 @@
 """Unlabelled data sets through the real converter and nnU-Net's own preprocessor."""
 
+import concurrent.futures
 import json
 import logging
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel
 import numpy as np
@@ -14,6 +16,7 @@ from deadly import dies_on_two
 from amae_nnunet.cli import convert
 from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.errors import ConfigError, InputError
+from amae_nnunet.lock import locked
 from amae_nnunet.phantom.dataset import write_studies
 from amae_nnunet.plans import unlabeled
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
@@ -57,6 +60,15 @@ def done(more):
 
 def files_of(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("more_*")}
+
+
+def test_a_second_run_waits_for_the_first(done, more):
+    with ThreadPoolExecutor(1) as threads:
+        with locked(done.folder / unlabeled.LOCK):
+            other = threads.submit(preprocess_unlabeled, opened(), more, 1)
+            with pytest.raises(concurrent.futures.TimeoutError):
+                other.result(timeout=3)
+        assert other.result(timeout=60).cases == done.cases
 
 
 def test_cases_are_what_nnunet_makes_of_them_with_the_plans(nnunet, done):

@@ -18,23 +18,28 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def locked(path: Path, shared: bool = False) -> Iterator[None]:
+def locked(path: Path, shared: bool = False, wait: bool = False) -> Iterator[None]:
     """Hold the lock ``path``, which is made if it is not there.
 
     Args:
         path: a file in the folder to lock.
         shared: others may hold it as well, if they share it too.
+        wait: until the other process has ended, instead of an error.
 
     Raises:
         ConfigError: another process holds it.
     """
     with path.open("a") as file:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(
-                f"another run writes into {path.parent}: wait until it has ended, or stop it"
-            ) from None
+            if not wait:
+                raise ConfigError(
+                    f"another run writes into {path.parent}: wait until it has ended, or stop it"
+                ) from None
+            _log.info("waiting for another run that writes into %s", path.parent)
+            fcntl.flock(file, kind)
         except OSError:
             _log.warning(
                 "warning: the file system of %s has no locks: see to it that one run writes there",
