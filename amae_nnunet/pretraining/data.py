@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -57,29 +56,45 @@ class RandomCrops(Dataset[Sample]):
         for size, wanted in zip(study.images().shape[1:], self.patch_size, strict=True):
             spare = size - wanted
             first.append(int(rng.integers(spare + 1)) if spare > 0 else spare // 2)
-        images, present = cut(study, first, self.patch_size, self.num_contrasts)
-        axes = [axis + 1 for axis in range(3) if rng.random() < 0.5]
-        return images.flip(axes), present
+        axes = [axis for axis in range(3) if rng.random() < 0.5]
+        return cut(study, first, self.patch_size, self.num_contrasts, axes)
 
 
 def cut(
-    study: Study, first: Sequence[int], patch_size: Sequence[int], num_contrasts: int
+    study: Study,
+    first: Sequence[int],
+    patch_size: Sequence[int],
+    num_contrasts: int,
+    flip: Sequence[int] = (),
 ) -> Sample:
     """The part of a study that begins at voxel ``first``, zero outside the study.
 
     Present are the contrasts that the study has and that are not exactly zero all over the part;
-    where all of them are (air), all that the study has.
+    where all of them are (air), all that the study has. Each voxel is decoded and written once, and
+    the rows of absent contrasts are not touched at all.
+
+    Args:
+        study: to cut from.
+        first: voxel (z, y, x); may lie before the study, whose part then begins later.
+        patch_size: voxels (z, y, x).
+        num_contrasts: C, of the model.
+        flip: axes of (z, y, x) along which the part is turned round.
     """
     data = study.images()
-    box = [[start, start + size] for start, size in zip(first, patch_size, strict=True)]
-    images = torch.zeros(num_contrasts, *patch_size)
+    inside, place = [], []  # the same voxels, in the study and in the part
+    for start, size, end in zip(first, patch_size, data.shape[1:], strict=True):
+        low, high = max(start, 0), min(start + size, end)
+        inside.append(slice(low, high))
+        place.append(slice(low - start, high - start))
+    images = np.zeros((num_contrasts, *patch_size), dtype=np.float32)
+    flipped = np.flip(images, [axis + 1 for axis in flip])
+    present = np.zeros(num_contrasts, dtype=bool)
     for channel, row in zip(study.channels, study.contrasts, strict=True):
-        part = crop_and_pad_nd(data, [[channel, channel + 1], *box], 0)
-        images[row] = torch.from_numpy(np.asarray(part, dtype=np.float32)[0])
-    present = images.flatten(1).any(dim=1)
+        flipped[(row, *place)] = data[(channel, *inside)]
+        present[row] = images[row].any()
     if not present.any():
         present[list(study.contrasts)] = True
-    return images, present
+    return torch.from_numpy(images), torch.from_numpy(present)
 
 
 def crop_loader(
