@@ -74,6 +74,7 @@ def measure(study: Study, crop: int, rounds: int) -> dict[int, float]:
 
 
 def main() -> None:
+    """Write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--crop", type=int, default=128, help="voxels along each axis")
     parser.add_argument("--rounds", type=int, default=15)

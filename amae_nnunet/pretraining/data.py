@@ -87,7 +87,7 @@ def cut(
         inside.append(slice(low, high))
         place.append(slice(low - start, high - start))
     images = np.zeros((num_contrasts, *patch_size), dtype=np.float32)
-    flipped = np.flip(images, [axis + 1 for axis in flip])
+    flipped = np.flip(images, tuple(axis + 1 for axis in flip))
     present = np.zeros(num_contrasts, dtype=bool)
     for channel, row in zip(study.channels, study.contrasts, strict=True):
         flipped[(row, *place)] = data[(channel, *inside)]
