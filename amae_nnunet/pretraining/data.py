@@ -90,7 +90,7 @@ def cut(
     flipped = np.flip(images, tuple(axis + 1 for axis in flip))
     present = np.zeros(num_contrasts, dtype=bool)
     for channel, row in zip(study.channels, study.contrasts, strict=True):
-        flipped[(row, *place)] = data[(channel, *inside)]
+        flipped[row][tuple(place)] = data[(channel, *inside)]
         present[row] = images[row].any()
     if not present.any():
         present[list(study.contrasts)] = True
