@@ -25,9 +25,9 @@ from amae_nnunet.convert.grid import (
     same_grid,
 )
 from amae_nnunet.convert.montage import montage, save_montage
-from amae_nnunet.convert.nifti import image_values, label_values
+from amae_nnunet.convert.nifti import check_one_place, image_values, label_values
 from amae_nnunet.convert.registration import IN_PLACE, register
-from amae_nnunet.convert.source import RawCase
+from amae_nnunet.convert.source import NiftiFile, RawCase, Source
 from amae_nnunet.convert.template import Template
 
 ENDING = ".nii.gz"
@@ -43,7 +43,8 @@ class Options:
 
     Attributes:
         register: move each contrast onto the reference, rigidly, where the grids differ.
-        strict: end a case for what would otherwise be a contrast left out.
+        strict: end a case for what would otherwise be a contrast left out, or a doubt about
+            where a file lies.
         montages: draw a picture a case for the report.
     """
 
@@ -110,7 +111,7 @@ def convert_case(job: CaseJob) -> dict[str, Any]:
         CaseError: a required contrast or the label is not usable, or the grids do not fit.
     """
     found = _read_contrasts(job)
-    label = _read_label(job)
+    label = _read_label(found)
     reference_name = _reference(found, label)
     reference = found.images[reference_name] if label is None else label
     for name in list(found.images):
@@ -145,6 +146,7 @@ def _read_contrasts(job: CaseJob) -> _Findings:
         try:
             voxels, affine = source.read(job.folder)  # there it is cleared after a kill, too
             found.images[name] = make_image(image_values(voxels, source.name), affine)
+            found.warnings += _doubts_about_place(source, job.options)
             found.native[name] = native_geometry(voxels.shape, affine)
         except CaseError as error:
             errors[name] = error
@@ -153,14 +155,32 @@ def _read_contrasts(job: CaseJob) -> _Findings:
     return found
 
 
-def _read_label(job: CaseJob) -> sitk.Image | None:
+def _read_label(found: _Findings) -> sitk.Image | None:
     """The label in LPS."""
+    job = found.job
     source, template = job.raw.label, job.template
     if not job.with_label or source is None:
         return None
     voxels, affine = source.read(job.folder)
+    found.warnings += _doubts_about_place(source, job.options)
     values = label_values(voxels, template.labels, source.name, template.label_map)
     return make_image(values, affine)
+
+
+def _doubts_about_place(source: Source, options: Options) -> list[str]:
+    """What is doubtful about where a NIfTI file says that it lies.
+
+    Raises:
+        CaseError: there is a doubt, and the user is strict.
+    """
+    try:
+        if isinstance(source, NiftiFile):
+            check_one_place(source.path, source.name)
+    except CaseError as error:
+        if options.strict:
+            raise
+        return [warning("W_AFFINE", error.message)]
+    return []
 
 
 def _reference(found: _Findings, label: sitk.Image | None) -> str:
@@ -170,11 +190,11 @@ def _reference(found: _Findings, label: sitk.Image | None) -> str:
         return preferred
     on_label = [name for name, image in found.images.items() if same_grid(image, label)]
     if not on_label:
-        shown = found.job.raw.label.name if found.job.raw.label else ""
+        shown = found.job.raw.label.name if found.job.raw.label else "the label"
         raise CaseError(
             "E_LABEL_GRID",
-            f"the grid of label {shown} is that of none of {', '.join(found.images)}, and a label "
-            "is never resampled: draw it on one of them",
+            f"{shown} lies on the grid of none of {', '.join(found.images)}, and a label is never "
+            "resampled: draw it on one of them",
         )
     return preferred if preferred in on_label else on_label[0]
 

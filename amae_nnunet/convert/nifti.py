@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from amae_nnunet.convert.codes import CaseError
 
 _SPACING_RANGE = (0.05, 20.0)  # mm: outside of it the unit is not millimetres
 _MAX_SHEAR = 1e-3  # cosine between two axes of the grid
+_SAME_PLACE = 0.1  # voxels between the two affines of a header: less is rounding
 _MAX_LABEL_ERROR = 1e-3
 _INT16 = np.iinfo(np.int16)
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -54,6 +56,41 @@ def open_nifti(path: Path, name: str, volume: int | None = None) -> tuple[np.nda
             "E_DAMAGED", f"{name} is damaged or not NIfTI ({reason}): copy it again"
         ) from None
     return voxels, _check_affine(image, name)
+
+
+def check_one_place(path: Path, name: str) -> None:
+    """Check that the two affines of a file, if both are there, put its voxels into one place.
+
+    A header may hold two, each with a code that says of what kind it is; 0 is none. Software
+    differs in which one it takes: here, as in nibabel and FSL, it is the sform.
+
+    Args:
+        path: a file that ``open_nifti`` has read.
+        name: what errors call it.
+
+    Raises:
+        CaseError: sform and qform put a corner of the grid more than 0.1 voxel apart.
+    """
+    with path.open("rb") as file:
+        opener = gzip.open if file.read(2) == _GZIP_MAGIC else open
+    with opener(path, "rb") as file:
+        start = file.read(nib.Nifti2Header.template_dtype.itemsize)
+    header_class = _nifti_class(start).header_class
+    header = header_class(start[: header_class.template_dtype.itemsize], check=False)
+    if not (header["sform_code"] and header["qform_code"]):
+        return
+    sizes = header.get_data_shape()[:3]
+    corners = np.transpose([[*corner, 1] for corner in product(*((0, n - 1) for n in sizes))])
+    sform = header.get_sform()
+    shifts = _qform(header) @ corners - sform @ corners  # mm
+    if not np.abs(np.linalg.solve(sform, shifts)).max() <= _SAME_PLACE:
+        apart = np.linalg.norm(shifts, axis=0).max()
+        how = f"are {apart:.1f} mm apart at a corner" if np.isfinite(apart) else "contradict"
+        raise CaseError(
+            "E_AFFINE",
+            f"sform and qform of {name} {how}; the sform counts: if it is right, set the qform to "
+            "it, else export the file again",
+        )
 
 
 def image_values(voxels: np.ndarray, name: str) -> np.ndarray:
@@ -119,6 +156,14 @@ def _nifti_class(content: bytes) -> Any:
         if image_class.header_class.may_contain_header(content):
             return image_class
     raise ImageFileError("no NIfTI header")
+
+
+def _qform(header: Any) -> np.ndarray:
+    """The affine of the qform, NaN if it is none."""
+    try:
+        return np.asarray(header.get_qform())
+    except (ValueError, HeaderDataError):
+        return np.full((4, 4), np.nan)
 
 
 def _read_voxels(image: Any, name: str, volume: int | None) -> np.ndarray:

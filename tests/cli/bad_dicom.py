@@ -553,7 +553,7 @@ def two_labels(study):
         save(study.parents[1] / "labels" / f"{uid('study', study.name)}{ending}", label, AFFINE)
 
 
-@row(FAILS, "E_LABEL_GRID", "is that of none of T1, T2")
+@row(FAILS, "E_LABEL_GRID", "label lies on the grid of none of T1, T2")
 def label_off_the_grid(study):
     """A label that lies on the grid of no image."""
     t1(study)

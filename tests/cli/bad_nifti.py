@@ -213,6 +213,38 @@ def flat(case):
     t1(case, GOOD["T1"], affine, codes=(1, 0))
 
 
+def two_affines(path, *offset, qform_code=1):
+    """Shift the qform of a file by so many voxels."""
+    image = nib.load(path)
+    image.set_qform(moved(*offset), qform_code)
+    image.set_sform(AFFINE, 1)
+    nib.save(image, path)
+
+
+@row(WARNS, "W_AFFINE", "sform and qform of T1.nii.gz are 12.0 mm apart at a corner")
+def two_places(case):
+    """sform and qform disagree: the sform is taken; an error with `--strict`."""
+    two_affines(case / "T1.nii.gz", 0, 0, 4)
+
+
+@row(WARNS, "W_AFFINE", "sform and qform of seg.nii.gz are 2.0 mm apart at a corner")
+def label_of_two_places(case):
+    """sform and qform of the label disagree: the sform is taken; an error with `--strict`."""
+    two_affines(case / "seg.nii.gz", 1, 0, 0)
+
+
+@row(RIGHT)
+def nearly_one_place(case):
+    """sform and qform differ by less than a tenth of a voxel."""
+    two_affines(case / "T1.nii.gz", 0.09, 0, 0)
+
+
+@row(RIGHT)
+def qform_without_code(case):
+    """A qform that differs but has the code 0."""
+    two_affines(case / "T1.nii.gz", 0, 0, 4, qform_code=0)
+
+
 @row(MISSING, "E_UNITS", "voxels of 0.002 x 0.002 x 0.003 mm: is its unit millimetres?")
 def metres(case):
     """A grid in metres."""
@@ -291,7 +323,7 @@ def empty_label(case):
     return {"label": np.zeros(SHAPE, np.uint8)}
 
 
-@row(FAILS, "E_LABEL_GRID", "the grid of label seg.nii.gz is that of none of T1, FLAIR, T1CE")
+@row(FAILS, "E_LABEL_GRID", "seg.nii.gz lies on the grid of none of T1, FLAIR, T1CE")
 def label_off_the_grid(case):
     """A label that lies on the grid of no image."""
     seg(case, lesion(), moved(0.5, 0, 0))

@@ -58,8 +58,8 @@ class Run:
             code = row.code
         elif self.mode == "required" and row.outcome == IGNORED:
             code = "E_REQUIRED"
-        elif self.mode == "strict" and row.code == "W_AMBIGUOUS":
-            code = "E_AMBIGUOUS"
+        elif self.mode == "strict" and row.code in ("W_AMBIGUOUS", "W_AFFINE"):
+            code = f"E{row.code[1:]}"
         if code:
             self._check_failed(name, code)
         else:

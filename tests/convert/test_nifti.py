@@ -6,7 +6,7 @@ import pytest
 from convert.studies import AFFINE, SHAPE, save, voxels
 
 from amae_nnunet.convert.codes import CaseError
-from amae_nnunet.convert.nifti import image_values, label_values, open_nifti
+from amae_nnunet.convert.nifti import check_one_place, image_values, label_values, open_nifti
 
 LABELS = {"background": 0, "lesion": 1}
 
@@ -120,3 +120,58 @@ def test_unknown_labels_are_listed(values, listed):
     with pytest.raises(CaseError) as caught:
         label_values(values, LABELS, "x")
     assert f"x has label values {listed}" in str(caught.value)
+
+
+def save_two(path, sform, qform, codes=(1, 1), image_class=nib.Nifti1Image):
+    """A file whose header has two affines."""
+    image = image_class(voxels(), AFFINE)
+    image.set_sform(sform, codes[0])
+    image.set_qform(qform, codes[1])
+    nib.save(image, path)
+    return path
+
+
+def turned(degrees):
+    """The grid turned about the patient's axis, around the first voxel."""
+    angle = np.deg2rad(degrees)
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    affine = turn @ AFFINE
+    affine[:3, 3] = AFFINE[:3, 3]
+    return affine
+
+
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
+@pytest.mark.parametrize("image_class", [nib.Nifti1Image, nib.Nifti2Image])
+def test_two_affines_of_one_file_are_compared_at_the_corners(tmp_path, name, image_class):
+    """Turned by 9 degrees, the far corner, 28.4 mm from the axis, moves by its chord: 4.5 mm."""
+    path = save_two(tmp_path / name, AFFINE, turned(9), image_class=image_class)
+    radius = np.hypot(*(np.array(SHAPE[:2]) - 1)) * 2
+    chord = 2 * radius * np.sin(np.deg2rad(4.5))
+    with pytest.raises(CaseError, match=f"sform and qform of x are {chord:.1f} mm apart") as caught:
+        check_one_place(path, "x")
+    assert caught.value.code == "E_AFFINE"
+    assert np.array_equal(open_nifti(path, "x")[1], AFFINE)  # the sform counts
+
+
+@pytest.mark.parametrize("codes", [(1, 1), (1, 2), (4, 1)])
+def test_affines_that_differ_by_rounding_are_one(tmp_path, codes):
+    edge = np.hypot(*(np.array(SHAPE[:2]) - 1))  # voxels from the axis to the far corner
+    check_one_place(save_two(tmp_path / "x.nii", AFFINE, AFFINE, codes), "x")
+    check_one_place(save_two(tmp_path / "x.nii", AFFINE, turned(np.rad2deg(0.09 / edge))), "x")
+    with pytest.raises(CaseError, match="apart"):
+        check_one_place(save_two(tmp_path / "x.nii", AFFINE, turned(np.rad2deg(0.2 / edge))), "x")
+
+
+@pytest.mark.parametrize("codes", [(0, 1), (1, 0)])
+def test_an_affine_without_a_code_is_none(tmp_path, codes):
+    check_one_place(save_two(tmp_path / "x.nii", AFFINE, turned(9), codes), "x")
+
+
+def test_a_qform_that_is_no_rotation_contradicts(tmp_path):
+    path = save_two(tmp_path / "x.nii", AFFINE, AFFINE)
+    content = bytearray(path.read_bytes())
+    content[256:260] = np.float32(3).tobytes()  # quatern_b
+    path.write_bytes(content)
+    with pytest.raises(CaseError, match="sform and qform of x contradict; the sform counts"):
+        check_one_place(path, "x")
