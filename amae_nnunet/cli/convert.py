@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amae_nnunet.cli.closing import closing_lines
 from amae_nnunet.cli.command import new_parser, run
 from amae_nnunet.contrasts import SPLITS
 from amae_nnunet.errors import ConfigError
@@ -155,6 +156,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--folds {args.folds}: give 2 or more")
     if args.labels and not args.labels.is_dir():
         raise ConfigError(f"--labels {args.labels} is not a folder: give the one with CASE.nii.gz")
+    if args.series and not args.dry_run and not args.series.is_file():
+        raise ConfigError(f"--series {args.series} is not there: write it with --dry_run")
     if (args.num_parts is None) != (args.part_id is None):
         raise ConfigError("-num_parts and -part_id belong together: give both")
     if args.native and not args.output:
@@ -242,22 +245,7 @@ def _merge(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace, target: Target, summary: Summary) -> int:
     """Print how it ended and what comes next."""
-    print(
-        f"{target.folder.name}: {summary.done} done, {summary.skipped} skipped, "
-        f"{summary.failed} failed"
-    )
-    for name, count in summary.present.items():
-        print(f"  {name:<8}{count:>6} cases")
-    if args.num_parts:
-        print("next: the other parts, then the same command with --merge for -num_parts, -part_id")
-        return _FAILED if summary.failed else 0
-    print(f"look: {target.folder / 'report.html'}")
-    if args.output:
-        model = "-d DATASET -c 3d_fullres -f 0 -tr AMAETrainer"
-        print(f"next: nnUNetv2_predict -i {args.output} -o PREDICTIONS {model}")
-    elif args.split != "unlabeled":
-        words = f"-d {args.dataset} -c 3d_fullres --verify_dataset_integrity"
-        print(f"next: nnUNetv2_plan_and_preprocess {words}")
+    print("\n".join(closing_lines(args, target, summary)))
     return _FAILED if summary.failed else 0
 
 

@@ -29,6 +29,7 @@ from amae_nnunet.convert.output import FAILURES, LEDGER, Output, opened
 from amae_nnunet.convert.parts import Part
 from amae_nnunet.convert.processes import run_here, run_local
 from amae_nnunet.convert.source import RawCase
+from amae_nnunet.convert.splits import count_folds
 from amae_nnunet.convert.target import Target
 from amae_nnunet.convert.template import Template
 from amae_nnunet.convert.worker import Failure, Outcome, Outcomes
@@ -46,12 +47,18 @@ class Summary:
         skipped: cases that were converted before, from the same input.
         failed: cases that could not be converted.
         present: contrast -> how many cases of the splits written have it, in channel order.
+        written: those splits.
+        training: cases of split ``train`` that the target has in all.
+        folds: how many folds by subject are written for them.
     """
 
     done: int
     skipped: int
     failed: int
     present: dict[str, int]
+    written: frozenset[str] = frozenset()
+    training: int = 0
+    folds: int = 0
 
 
 def convert(
@@ -94,8 +101,9 @@ def convert(
             for case, outcome in counted:
                 done += _take(output, jobs[case].raw, keys[case], outcome)
     if cases and not part and not done + skipped:
-        raise InputError(f"none of the {len(cases)} cases could be converted: see the lines above")
-    return Summary(done, skipped, len(output.failures), _count(output, splits))
+        what = f"none of the {len(cases)} cases" if len(cases) > 1 else "not even the only case"
+        raise InputError(f"{what} could be converted: see the lines above")
+    return _summary(output, done, skipped, len(output.failures), splits)
 
 
 def merge(target: Target, template: Template) -> Summary:
@@ -111,7 +119,7 @@ def merge(target: Target, template: Template) -> Summary:
         pass
     failed = len(read_lines(target.folder / FAILURES))
     splits = {entry["split"] for entry in output.entries.values()}
-    return Summary(0, len(output.entries), failed, _count(output, splits))
+    return _summary(output, 0, len(output.entries), failed, splits)
 
 
 def table(cases: Sequence[RawCase], template: Template) -> str:
@@ -142,7 +150,10 @@ def _plan(
                 raise CaseError("E_NAME", f"{raw.source} is there twice: remove one of them")
             output.claim(raw)
             key = keys[raw.case] = _key(raw, output.template, options)
-            if not output.is_done(raw.case, key):
+            if output.is_done(raw.case, key):
+                _log.debug("case %s: skipped, its input is as it was", raw.case)
+                _warn(raw.case, output.entries[raw.case])
+            else:
                 with_label = bool(output.target.labels(output.target.split_of(raw)))
                 folder = output.scratch(raw.case)
                 jobs[raw.case] = CaseJob(raw, output.template, folder, with_label, options)
@@ -183,13 +194,13 @@ def _run(jobs: Mapping[str, CaseJob], processes: int, timeout: float, dask: str)
 def _counted(outcomes: Outcomes, total: int) -> Outcomes:
     """The outcomes, with a bar on a terminal, and else ten lines in the log."""
     failed = 0
-    bar = tqdm(desc="convert", total=total, unit="case", disable=None)
+    bar = tqdm(desc="convert", total=total, unit=" cases", disable=None if total else True)
     with bar, logging_redirect_tqdm():
         for number, (case, outcome) in enumerate(outcomes, 1):
             failed += isinstance(outcome, Failure)
             yield case, outcome
             bar.update()
-            bar.set_postfix(ok=number - failed, failed=failed, refresh=False)
+            bar.set_postfix(done=number - failed, failed=failed, refresh=False)
             if bar.disable and total >= 10 and number * 10 // total > (number - 1) * 10 // total:
                 _log.info("%d of %d cases, %d failed", number, total, failed)
 
@@ -216,10 +227,28 @@ def _take(output: Output, raw: RawCase, key: str, outcome: Outcome) -> bool:
     if isinstance(outcome, Failure):
         _fail(output, raw, outcome)
         return False
-    for warning in outcome.facts["warnings"]:
-        _log.warning("case %s: warning: %s", raw.case, warning)
+    _warn(raw.case, outcome.facts)
+    _log.debug("case %s: %s", raw.case, _sources(raw, outcome.facts, output.template))
     output.publish(raw, key, outcome)
     return True
+
+
+def _warn(case: str, facts: Mapping[str, Any]) -> None:
+    for warning in facts["warnings"]:
+        _log.warning("case %s: warning: %s", case, warning)
+
+
+def _sources(raw: RawCase, facts: Mapping[str, Any], template: Template) -> str:
+    """Which file became which channel, and which files became nothing."""
+    said = []
+    for channel, name in enumerate(template.contrasts):
+        how = facts["contrasts"].get(name, {}).get("status", "absent")
+        source = f" from {raw.contrasts[name].name}" if name in raw.contrasts else ""
+        said.append(f"{channel:04d} {name}{source} ({how})")
+    if "label" in facts and raw.label:
+        said.append(f"label from {raw.label.name}")
+    said += [f"not used: {name}" for name in raw.unmatched]
+    return "; ".join(said)
 
 
 def _fail(output: Output, raw: RawCase, failure: Failure) -> None:
@@ -229,10 +258,14 @@ def _fail(output: Output, raw: RawCase, failure: Failure) -> None:
     output.fail(raw, failure.code, failure.message)
 
 
-def _count(output: Output, splits: set[str]) -> dict[str, int]:
-    """How many cases of these splits have each contrast."""
+def _summary(output: Output, done: int, skipped: int, failed: int, splits: set[str]) -> Summary:
+    """How it ended; the contrasts are counted in the cases of ``splits``."""
     entries = [entry for entry in output.entries.values() if entry["split"] in splits]
-    return {
+    present = {
         name: sum(entry["present"][channel] == "1" for entry in entries)
         for channel, name in enumerate(output.template.contrasts)
     }
+    training = sum(entry["split"] == "train" for entry in output.entries.values())
+    folds = count_folds(output.target.folder)
+    written = frozenset(entry["split"] for entry in entries)
+    return Summary(done, skipped, failed, present, written, training, folds)

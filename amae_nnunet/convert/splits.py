@@ -75,7 +75,7 @@ def write_folds(subjects: Mapping[str, str], raw: Path, wanted: int | None) -> l
     if not (wanted or old or needs_subject_folds(subjects)):
         return []
     if possible < max(2, wanted or 0):
-        few = f"{possible} subjects are too few for folds: no {SPLITS_FILE} is written"
+        few = f"too few subjects for folds ({possible}): no {SPLITS_FILE} is written"
         return [few] if possible else []
     folds = subject_folds(subjects, wanted or min(len(old or []) or _FOLDS, possible))
     _write(raw / SPLITS_FILE, folds)
@@ -89,6 +89,11 @@ def write_folds(subjects: Mapping[str, str], raw: Path, wanted: int | None) -> l
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, folds)
     return []
+
+
+def count_folds(raw: Path) -> int:
+    """How many folds were written beside a raw data set."""
+    return len(_read(raw / SPLITS_FILE) or ())
 
 
 def _read(path: Path) -> list[Fold] | None:

@@ -22,7 +22,7 @@ from amae_nnunet.convert.found import Found
 from amae_nnunet.convert.scan import case_id, refuse_clashes
 from amae_nnunet.convert.source import NiftiFile, RawCase, Source
 from amae_nnunet.convert.template import Template
-from amae_nnunet.errors import InputError
+from amae_nnunet.errors import ConfigError, InputError
 
 ENDINGS = (".csv", ".tsv")
 _FIXED = ("case", "subject", "split", "label", "problem")
@@ -36,7 +36,8 @@ def scan_table(path: Path, template: Template) -> list[RawCase]:
     """List the cases of a table, in its order.
 
     Raises:
-        InputError: the file cannot be read as a table, or a column is unknown, doubled or missing.
+        InputError: the file cannot be read as a table, or has no row.
+        ConfigError: a column is unknown, doubled or not there.
     """
     rows = _read(path)
     columns = _check_columns(rows[0], template, path)
@@ -115,14 +116,14 @@ def _check_columns(cells: Sequence[str], template: Template, path: Path) -> list
         name = known.get(cell.strip().casefold())
         if name is None:
             listed = ", ".join(known.values())
-            raise InputError(
+            raise ConfigError(
                 f"table {path}: column {cell!r} is none of {listed}: rename or remove it"
             )
         if name in columns:
-            raise InputError(f"table {path}: column {name} is there twice: remove one")
+            raise ConfigError(f"table {path}: column {name} is there twice: remove one")
         columns.append(name)
     if "case" not in columns:
-        raise InputError(f"table {path} has no column case: name each case in it")
+        raise ConfigError(f"table {path} has no column case: name each case in it")
     return columns
 
 

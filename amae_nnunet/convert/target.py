@@ -5,6 +5,7 @@ Not in the paper, which describes no conversion.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from amae_nnunet.convert.source import RawCase
 from amae_nnunet.errors import ConfigError
 
+_log = logging.getLogger(__name__)
 _VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 #: split -> folders of images and labels in a data set.
 LAYOUT = {
@@ -57,7 +59,8 @@ def dataset_target(identifier: int, name: str, split: str, folds: int | None = N
     """The target ``nnUNet_raw/DatasetXXX_NAME``.
 
     Raises:
-        ConfigError: ``nnUNet_raw`` is not set, or number or name are not usable or taken.
+        ConfigError: ``nnUNet_raw`` is not set or cannot be made, or number or name are not usable
+            or taken.
     """
     if not 1 <= identifier <= 999:
         raise ConfigError(f"-d {identifier}: a data set number is 1 to 999")
@@ -66,6 +69,12 @@ def dataset_target(identifier: int, name: str, split: str, folds: int | None = N
     raw = os.environ.get(_VARIABLES[0])
     if not raw:
         raise ConfigError("nnUNet_raw is not set: export nnUNet_raw=/path/to/nnUNet_raw")
+    if not Path(raw).is_dir():
+        if not Path(raw).absolute().parent.is_dir():
+            raise ConfigError(
+                f"nnUNet_raw is {raw}, and the folder above it is not there: correct it, or make it"
+            )
+        _log.info("nnUNet_raw is %s, which is not there yet and is made", raw)
     dataset = f"Dataset{identifier:03d}_{name}"
     for variable in _VARIABLES:
         base = os.environ.get(variable)

@@ -9,7 +9,9 @@ SCRIPT = Path(sys.executable).with_name("amae-nnunet-convert")
 
 
 def environment(raw_folder=None):
-    """The environment of the tests, with the ``nnUNet_raw`` given and no other nnU-Net folder."""
+    """The environment of the tests, with the ``nnUNet_raw`` given (which is made) and no other."""
+    if raw_folder:
+        Path(raw_folder).mkdir(parents=True, exist_ok=True)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet")}
     return {**kept, **({"nnUNet_raw": str(raw_folder)} if raw_folder else {})}
 

@@ -76,6 +76,15 @@ def test_train_then_test_make_one_data_set(good):
         f"look: {dataset / 'report.html'}",
         "next: nnUNetv2_plan_and_preprocess -d 501 -c 3d_fullres --verify_dataset_integrity",
     ]
+    images = f"-i {dataset / 'imagesTs'} -o Dataset501_Tiny_predicted"
+    assert test.stdout.splitlines() == [
+        "Dataset501_Tiny: 2 done, 0 skipped, 0 failed",
+        "  T1           1 case",
+        "  FLAIR        2 cases",
+        "  T1CE         2 cases",
+        f"look: {dataset / 'report.html'}",
+        f"once it is trained: nnUNetv2_predict {images} -d 501 -c 3d_fullres -tr AMAETrainer -f 0",
+    ]
     channels = [f"{channel:04d}.nii.gz" for channel in range(3)]
     expected = {*RECORDS, "dataset.json"}
     for images, cases in (("Tr", ("full", "flair_0001", "own-grid")), ("Ts", ("labeled", "bare"))):
@@ -328,6 +337,7 @@ def one_case(tmp_path_factory):
         (("-t", "LGG", "-d", 1, "-num_parts", 2), 2, "-num_parts and -part_id belong together"),
         (("-t", "LGG", "--for_model", "x"), 2, "give -o FOLDER"),
         (("-t", "LGG", "--native", "x"), 2, "--native needs -o FOLDER"),
+        (("-t", "LGG", "-d", 1, "--series", "gone.tsv"), 2, "gone.tsv is not there: write it"),
         (("-t", "LGG", "-d", 1, "--layout", "bids"), 3, "give the root of the BIDS data set"),
     ],
 )
@@ -343,9 +353,9 @@ def test_nothing_usable_is_exit_code_3(tmp_path):
     make_case(tmp_path / "raw", "a", contrasts=("T1",))
     arguments = ("-t", write_tiny(tmp_path), "-d", 1)
     done = command("-i", tmp_path / "raw", *arguments, raw_folder=tmp_path / "out")
-    assert done.returncode == 3
+    assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.splitlines()[-1].endswith(
-        "none of the 1 cases could be converted: see the lines above"
+        "not even the only case could be converted: see the lines above"
     )
     done = command("-i", tmp_path / "gone", *arguments, raw_folder=tmp_path / "out")
     assert done.returncode == 3
@@ -356,3 +366,18 @@ def test_the_template_defaults_to_the_name(tmp_path):
     make_case(tmp_path / "raw", "a")
     done = command("-i", tmp_path / "raw", "-d", 1, "-n", "LGG", raw_folder=tmp_path / "out")
     assert done.stdout.startswith("Dataset001_LGG: 1 done")
+
+
+def test_a_wrong_column_of_a_table_is_a_wrong_argument(tmp_path):
+    make_case(tmp_path, "a")
+    for header, line in (
+        ("case,T1,FLAIR,lable", "column 'lable' is none of case,"),
+        ("T1,FLAIR", "has no column case"),
+        ("case,T1,t1", "column T1 is there twice"),
+    ):
+        (tmp_path / "cases.csv").write_text(f"{header}\na,a/T1.nii.gz,a/FLAIR.nii.gz\n")
+        arguments = ("-i", tmp_path / "cases.csv", "-t", write_tiny(tmp_path), "-d", 1)
+        done = command(*arguments, raw_folder=tmp_path / "out")
+        assert done.returncode == 2, header
+        assert line in done.stderr
+        assert done.stderr.count("\n") == 1

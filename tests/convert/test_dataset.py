@@ -444,6 +444,45 @@ def test_another_data_set_of_the_same_number_is_refused(tmp_path, monkeypatch):
         dataset_target(8, "../../x", "train")
 
 
+def test_a_raw_folder_is_made_aloud_and_never_with_the_one_above_it(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "typo" / "raw"))
+    with pytest.raises(ConfigError, match="and the folder above it is not there: correct it"):
+        dataset_target(1, "Tiny", "train")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    assert dataset_target(1, "Tiny", "train").folder == tmp_path / "raw" / "Dataset001_Tiny"
+    assert caplog.messages == [f"nnUNet_raw is {tmp_path}/raw, which is not there yet and is made"]
+
+
+def test_what_is_skipped_repeats_its_doubts(go, raw, caplog):
+    (raw / "a" / "T1.nii.gz").write_bytes(b"")
+    assert go() == (2, 0, 0)
+    said = [message for message in caplog.messages if "W_DROPPED" in message]
+    assert len(said) == 1
+    caplog.clear()
+    assert go() == (0, 2, 0)
+    assert caplog.messages == said
+
+
+def test_verbose_says_which_file_became_which_channel(go, raw, caplog):
+    caplog.set_level("DEBUG", "amae_nnunet.convert.dataset")
+    (raw / "a" / "T1.nii.gz").write_bytes(b"")
+    (raw / "a" / "T1CE.nii.gz").rename(raw / "a" / "odd.nii.gz")
+    smaller = AFFINE @ np.diag([0.5, 0.5, 0.5, 1])
+    save(raw / "b" / "T1.nii.gz", voxels(5, (24, 20, 16)), smaller)
+    go()
+    assert [message for message in caplog.messages if "warning" not in message] == [
+        "case a: 0000 T1 from T1.nii.gz (missing); 0001 FLAIR from FLAIR.nii.gz (present); "
+        "0002 T1CE (absent); label from seg.nii.gz; not used: odd.nii.gz",
+        "case b: 0000 T1 from T1.nii.gz (resampled); 0001 FLAIR from FLAIR.nii.gz (present); "
+        "0002 T1CE from T1CE.nii.gz (present); label from seg.nii.gz",
+    ]
+    caplog.clear()
+    go()
+    assert "case b: skipped, its input is as it was" in caplog.messages
+
+
 def test_a_contrast_that_covers_half_or_less_is_missing(go, raw, target, template):
     def shifted(voxels_away):
         affine = AFFINE.copy()

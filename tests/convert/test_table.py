@@ -8,7 +8,7 @@ from amae_nnunet.convert.bids import scan_bids
 from amae_nnunet.convert.scan import scan
 from amae_nnunet.convert.table import scan_table, write_table
 from amae_nnunet.convert.template import load_template
-from amae_nnunet.errors import InputError
+from amae_nnunet.errors import ConfigError, InputError
 
 
 @pytest.fixture
@@ -199,6 +199,17 @@ def test_a_note_in_the_problem_column_is_a_problem(data, template):
         ("case,,FLAIR\nx,,a\n", "column '' is none of"),
         ("case,FLAIR,flair\nx,a,b\n", "column FLAIR is there twice"),
         ("subject,FLAIR\nx,a\n", "has no column case"),
+    ],
+)
+def test_a_table_with_wrong_columns_is_a_wrong_argument(tmp_path, template, text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        scan_table(write(tmp_path, text), template)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
         ("case,FLAIR\n", "has no row below its header"),
         ("case,FLAIR\n,\n", "has no row below its header"),
         ("", "is empty"),
