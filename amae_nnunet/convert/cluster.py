@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -25,6 +27,8 @@ from amae_nnunet.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 _PATIENCE = 30  # s, until the scheduler answers
+_ALONE = 5  # s without a worker, until it is said
+_LOOK, _PAUSE = 1.0, 0.05  # s between two looks for workers, and for cases that have ended
 _AHEAD = 256  # cases handed over and not done: they keep the workers busy and the scheduler small
 
 
@@ -41,25 +45,26 @@ def run_on_cluster(jobs: Mapping[str, CaseJob], address: str, timeout: float) ->
 
     Raises:
         OSError: the disk is full.
-        ConfigError: a path is relative, Dask is not installed, the scheduler does not answer or
-            is lost, or its workers have another version of this package or share no file system
-            with this machine.
+        ConfigError: a path is relative, Dask is not installed, the scheduler does not answer, is
+            lost or has no workers for ``timeout`` s, or they have another version of this package
+            or share no file system with this machine.
     """
     _check_paths(jobs)
-    with _connected(address) as client:
+    with _connected(address, timeout) as client:
         from distributed import KilledWorker
 
         workers = client.nthreads()
-        _log.info("%s has %d workers, %d threads", address, len(workers), sum(workers.values()))
+        _log.info("workers of %s: %d, threads: %d", address, len(workers), sum(workers.values()))
         left = dict(jobs)
         for ahead in (max(_AHEAD, 4 * sum(workers.values())), 1):
             lost = {}
-            for case, future in _submit(client, left, timeout, ahead):
+            watch = _Watch(client, address, timeout)
+            for case, future in _submit(client, left, timeout, ahead, watch):
                 error = future.exception()
                 if isinstance(error, KilledWorker):
                     lost[case] = left[case]
                 elif isinstance(error, CancelledError):
-                    raise ConfigError(f"the scheduler at {address} was lost: run again")
+                    raise _lost(address)
                 else:
                     yield case, _outcome(future, error)
             left = lost
@@ -75,8 +80,56 @@ def _check_paths(jobs: Mapping[str, CaseJob]) -> None:
                 raise ConfigError(f"--dask needs absolute paths, and {path} is not one")
 
 
+@dataclass
+class _Watch:
+    """Looks for workers while nothing ends: without any, Dask waits and says nothing.
+
+    Attributes:
+        client: of the scheduler.
+        address: of the scheduler.
+        limit: s without a worker, until that is an error; 0 for no limit.
+        workers: how many there were when it last looked.
+    """
+
+    client: Any
+    address: str
+    limit: float
+    workers: int = 0
+    _since: float = field(default_factory=time.monotonic)  # when a worker was last seen
+    _looked: float = 0.0
+    _said: bool = False
+
+    def pause(self) -> None:
+        """Let some time pass, and look. That there is no worker is said once.
+
+        Raises:
+            ConfigError: there has been none for as long as a case may take, or the scheduler is
+                lost.
+        """
+        time.sleep(_PAUSE)
+        now = time.monotonic()
+        if now - self._looked < _LOOK:
+            return
+        try:
+            self._looked, self.workers = now, len(self.client.nthreads())
+        except (OSError, TimeoutError, CancelledError):
+            raise _lost(self.address) from None
+        if self.workers:
+            self._since, self._said = now, False
+        alone = now - self._since
+        start = f"start one (dask worker {self.address})"
+        if self.limit and alone > self.limit:
+            raise ConfigError(
+                f"the scheduler at {self.address} has had no worker for {alone:.0f} s: {start}, "
+                "then run again"
+            )
+        if alone > _ALONE and not self._said:
+            self._said = True
+            _log.warning("the scheduler at %s has no worker and waits: %s", self.address, start)
+
+
 def _submit(
-    client: Any, jobs: Mapping[str, CaseJob], timeout: float, ahead: int
+    client: Any, jobs: Mapping[str, CaseJob], timeout: float, ahead: int, watch: _Watch
 ) -> Iterator[tuple[str, Any]]:
     """Hand the jobs over, ``ahead`` of them at a time, and yield each case and its future."""
     from distributed import as_completed
@@ -88,10 +141,18 @@ def _submit(
 
     waiting, cases = iter(jobs), dict[str, str]()
     running = as_completed([submit(case) for case in islice(waiting, ahead)])
-    for future in running:
+    while not running.is_empty():
+        if not running.has_ready():
+            watch.pause()
+            continue
+        future = next(running)
         yield cases.pop(future.key), future
         for case in islice(waiting, 1):
             running.add(submit(case))
+
+
+def _lost(address: str) -> ConfigError:
+    return ConfigError(f"the scheduler at {address} was lost: run again")
 
 
 def _work_apart(job: CaseJob, timeout: float) -> Outcome:
@@ -121,8 +182,8 @@ def _outcome(future: Any, error: BaseException | None) -> Outcome:
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    """A client of the scheduler; what it was to do is forgotten when it leaves."""
+def _connected(address: str, limit: float) -> Iterator[Any]:
+    """A client of the scheduler, once it has a worker; its tasks are forgotten when it leaves."""
     try:
         from distributed import Client
     except ImportError:
@@ -132,6 +193,9 @@ def _connected(address: str) -> Iterator[Any]:
     except (OSError, TimeoutError, ValueError) as error:
         raise ConfigError(f"no Dask scheduler answers at {address} ({error}): start it") from None
     with client:
+        watch = _Watch(client, address, limit)
+        while not watch.workers:
+            watch.pause()
         try:
             versions = set(client.run(_installed_version).values()) - {__version__}
         except Exception as error:

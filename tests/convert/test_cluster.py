@@ -1,6 +1,7 @@
 """The same cases on a Dask cluster: a real scheduler and two worker processes."""
 
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -84,13 +85,44 @@ def test_a_case_that_takes_its_worker_with_it_costs_itself(cases, template, tmp_
 def test_more_cases_than_are_handed_over_at_once(cases, template, tmp_path, scheduler, monkeypatch):
     real = cluster._submit
 
-    def one_ahead(client, jobs, timeout, ahead):
+    def one_ahead(client, jobs, timeout, ahead, watch):
         assert ahead in (256, 1)
-        return real(client, jobs, timeout, 1)
+        return real(client, jobs, timeout, 1, watch)
 
     monkeypatch.setattr(cluster, "_submit", one_ahead)
     there = tiny(tmp_path, "there")
     assert convert(cases, template, there, dask=scheduler.scheduler_address).done == 6
+
+
+@pytest.fixture
+def empty_scheduler():
+    """A cluster without workers."""
+    with (
+        warnings.catch_warnings(),
+        distributed.LocalCluster(n_workers=0, dashboard_address=":0", silence_logs=50) as running,
+    ):
+        yield running
+
+
+def test_no_worker_is_said_once_and_is_an_error_after_the_time_limit(
+    cases, template, tmp_path, empty_scheduler, monkeypatch, caplog
+):
+    monkeypatch.setattr(cluster, "_ALONE", 1)
+    address, target = empty_scheduler.scheduler_address, tiny(tmp_path, "there")
+    with pytest.raises(ConfigError, match=r"has had no worker for [34] s: start one \(dask worker"):
+        convert(cases, template, target, dask=address, timeout=3)
+    said = [message for message in caplog.messages if "worker" in message]
+    assert said == [
+        f"the scheduler at {address} has no worker and waits: start one (dask worker {address})"
+    ]
+
+
+def test_workers_that_come_late_are_waited_for(cases, template, tmp_path, empty_scheduler):
+    address, target = empty_scheduler.scheduler_address, tiny(tmp_path, "there")
+    late = threading.Timer(3, empty_scheduler.scale, [1])
+    late.start()
+    assert convert(cases, template, target, dask=address).done == 6
+    late.join()
 
 
 def test_no_cluster_is_said_in_one_line(cases, template, tmp_path, monkeypatch):
