@@ -77,7 +77,7 @@ def _dataset_steps(target: Target, summary: Summary) -> list[str]:
             said = "next" if not steps else "then train again, and"
             steps.append(f"{said}: {shlex.join(_predict(images, model))}")
         elif not summary.training:
-            steps.append("next: the training cases, with --split train")
+            steps.append("next: convert the training cases, too (--split train)")
         else:
             words = ["nnUNetv2_predict", *images, "-d", number, "-c", _CONFIGURATION, "-tr"]
             steps.append(f"once it is trained: {shlex.join([*words, _TRAINER, '-f', '0'])}")

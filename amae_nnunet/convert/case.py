@@ -1,8 +1,8 @@
 """One case: its sources read, brought to one grid and written under nnU-Net's names.
 
 The files go into a folder that the caller publishes, so a case is there wholly or not at all. An
-optional contrast that cannot be used counts as missing, and the ledger says why; a required one
-ends the case. Not in the paper, which describes no conversion.
+optional contrast that cannot be used is dropped, that is, it counts as absent, and the ledger says
+why; a required one ends the case. Not in the paper, which describes no conversion.
 """
 
 from __future__ import annotations
@@ -83,19 +83,19 @@ class _Findings:
     warnings: list[str] = field(default_factory=list)
 
     def drop(self, name: str, error: CaseError) -> None:
-        """Count a contrast as missing, or end the case if it cannot do without.
+        """Count a contrast as absent, or end the case if it cannot do without.
 
         Raises:
             CaseError: the contrast is required, or the last one, or the user is strict.
         """
         self.images.pop(name, None)
-        self.contrasts[name] |= {"status": "missing", "code": error.code}
-        left = [key for key, facts in self.contrasts.items() if facts["status"] != "missing"]
+        self.contrasts[name] |= {"status": "dropped", "code": error.code}
+        left = [key for key, facts in self.contrasts.items() if facts["status"] != "dropped"]
         if self.job.options.strict or not left:
             raise error
         if self.job.template.missing_required(left):
             raise CaseError(error.code, f"{name} (required): {error.message}")
-        text = f"{name} counts as missing ({error.code}): {error.message}"
+        text = f"{name} is dropped ({error.code}): {error.message}"
         self.warnings.append(warning("W_DROPPED", text))
 
 

@@ -17,7 +17,7 @@ _SLICES = 8
 _WIDTH = 1000  # px, of the whole picture; also bounds the height of a row
 _GAP = 2  # px between tiles
 _TEXT = 14  # px
-_LINE = 22  # px, height of the line of slice numbers and of the band of a missing contrast
+_LINE = 22  # px, height of the line of slice numbers and of the band of an absent contrast
 _NAME_WIDTHS = (48, 160)  # px, of the column of names
 _WINDOW = (1.0, 99.5)  # percentiles of what is not zero; less at the top would drown lesions
 _AIR = 0.08  # of the window's upper end: what is darker is cut off where it surrounds the head
@@ -34,7 +34,7 @@ def montage(
     """Draw one case.
 
     Args:
-        channels: contrast -> voxels ``(z, y, x)`` on one LPS grid, None if it is missing; in
+        channels: contrast -> voxels ``(z, y, x)`` on one LPS grid, None if it is absent; in
             channel order, at least one of them not None.
         label: label values ``(z, y, x)`` on the same grid, 0 the background; outlined in red.
         spacing: of the grid, ``(x, y, z)`` in mm.
@@ -64,7 +64,7 @@ def montage(
         draw.text((5, top + height / 2), name, _GREY, font, "lm")
         if voxels is None:
             draw.rectangle((left, top, size[0], top + height - 1), _BAND)
-            draw.text((left + 8, top + height / 2), "missing", _DIM, font, "lm")
+            draw.text((left + 8, top + height / 2), "absent", _DIM, font, "lm")
         else:
             for column, index in zip(columns, slices, strict=True):
                 outlined = None if label is None else label[index, y, x]

@@ -42,6 +42,8 @@ class Registration:
         rotation: angles about x, y, z in rad, in the order of ``sitk.Euler3DTransform``.
         translation: x, y, z in mm, LPS.
         centre: what the rotation is about; x, y, z in mm, LPS.
+        shift: how far the centre moves, mm.
+        angle: of the whole rotation, degrees.
         before: mutual information in nats at the header's position.
         after: the same after the motion, over the same voxels.
         reason: why the motion is not used; empty if it is.
@@ -50,6 +52,8 @@ class Registration:
     rotation: tuple[float, ...]
     translation: tuple[float, ...]
     centre: tuple[float, ...]
+    shift: float
+    angle: float
     before: float
     after: float
     reason: str
@@ -90,9 +94,10 @@ def register(moving: sitk.Image, fixed: sitk.Image, seed: int = 0) -> Registrati
         reason = "too few slices, or too little of the two images overlaps"
     else:
         before, after, overlap = _judge(moving, fixed, motion, seed)
-        reason = _doubt(motion, before, after, overlap)
+        reason = _doubt(_shift(motion), _angle(motion), before, after, overlap)
     angles = (motion.GetAngleX(), motion.GetAngleY(), motion.GetAngleZ())
-    return Registration(angles, motion.GetTranslation(), motion.GetCenter(), before, after, reason)
+    place = (angles, motion.GetTranslation(), motion.GetCenter(), _shift(motion), _angle(motion))
+    return Registration(*place, before, after, reason)
 
 
 def _prepare(image: sitk.Image) -> sitk.Image:
@@ -159,11 +164,17 @@ def _information(one: np.ndarray, other: np.ndarray) -> float:
     return float((joint[some] * np.log(joint[some] / independent[some])).sum())
 
 
-def _doubt(motion: sitk.Euler3DTransform, before: float, after: float, overlap: float) -> str:
-    """Why a motion is not to be used, empty if it is."""
-    shift = float(np.linalg.norm(motion.GetTranslation()))
+def _shift(motion: sitk.Euler3DTransform) -> float:
+    return float(np.linalg.norm(motion.GetTranslation()))
+
+
+def _angle(motion: sitk.Euler3DTransform) -> float:
     cosine = (np.trace(np.reshape(motion.GetMatrix(), (3, 3))) - 1) / 2
-    angle = math.degrees(math.acos(min(1.0, max(-1.0, cosine))))
+    return math.degrees(math.acos(min(1.0, max(-1.0, cosine))))
+
+
+def _doubt(shift: float, angle: float, before: float, after: float, overlap: float) -> str:
+    """Why a motion of so many mm and degrees is not to be used, empty if it is."""
     if overlap < _MIN_OVERLAP:
         return f"only {overlap:.1%} of the two images overlaps"
     if after < _MIN_INFORMATION:

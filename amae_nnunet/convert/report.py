@@ -23,7 +23,7 @@ from amae_nnunet.convert.report_page import render
 REPORT = "report.html"
 REPORT_TWIN = "report.json"
 _AXES = "xyz"
-_BINS = 24
+_BINS = 25  # an odd number: a single value lies in the middle of the middle bin
 
 
 def write_report(
@@ -132,9 +132,9 @@ def _count_codes(problems: Iterable[tuple[str, str, str]]) -> list[dict[str, Any
 
 
 def _count_states(name: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """How many cases have the contrast on its own grid, resampled, not usable, or not at all."""
+    """How many cases have the contrast on its own grid, resampled, dropped, or not at all."""
     states = Counter(entry["contrasts"].get(name, {}).get("status", "absent") for entry in entries)
-    return {state: states[state] for state in ("present", "resampled", "missing", "absent")}
+    return {state: states[state] for state in ("present", "resampled", "dropped", "absent")}
 
 
 def _most_first(counts: Counter[str]) -> list[tuple[str, int]]:
@@ -145,7 +145,8 @@ def _histogram(values: Sequence[float]) -> dict[str, list[float]]:
     """``edges`` (one more than counts), ``counts``, and ``range``: lowest, median, highest."""
     if not values:
         return {"edges": [], "counts": [], "range": []}
-    counts, edges = np.histogram(values, bins=_BINS if len(set(values)) > 1 else 1)
+    shown = [float(f"{value:.4g}") for value in values]  # what rounding parts is one value
+    counts, edges = np.histogram(shown, _BINS)
     middle = float(np.median(values))
     return {
         "edges": [round(float(edge), 6) for edge in edges],

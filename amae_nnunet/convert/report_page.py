@@ -90,9 +90,9 @@ def _patterns(summary: Mapping[str, Any]) -> str:
     rows = []
     for pattern, count in summary["patterns"].items():
         cells = "".join(
-            '<td class="yes" aria-label="has it">●</td>'
+            '<td class="present" aria-label="present">●</td>'
             if flag == "1"
-            else '<td class="no" aria-label="missing">·</td>'
+            else '<td class="absent" aria-label="absent">·</td>'
             for flag in pattern
         )
         rows.append(
@@ -114,8 +114,8 @@ def _column(name: str) -> str:
 def _together(summary: Mapping[str, Any]) -> str:
     """Cases with both contrasts, the diagonal cases with the one; then how they got there."""
     total = max(1, summary["cases"]["converted"])
-    states = ("resampled", "missing")
-    heads = "".join(map(_column, (*summary["together"], "resampled", "not usable")))
+    states = ("resampled", "dropped")
+    heads = "".join(map(_column, (*summary["together"], *states)))
     rows = []
     for name, others in summary["together"].items():
         cells = "".join(
@@ -123,7 +123,7 @@ def _together(summary: Mapping[str, Any]) -> str:
             for count in others.values()
         )
         found = summary["contrasts"][name]
-        cells += "".join(f"<td class=number>{found[state]:,}</td>" for state in states)
+        cells += "".join(f'<td class="first number">{found[state]:,}</td>' for state in states)
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     return (
         "<table><caption>Cases with both contrasts</caption>"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 #: What can become of an input.
 FAILS = "the case fails"
-MISSING = "the contrast counts as missing"
+MISSING = "the contrast is dropped"
 IGNORED = "the series is not used"
 WARNS = "converted, with a warning"
 RIGHT = "converted"
@@ -22,9 +22,9 @@ _INTRODUCTION = """\
 # Bad inputs, and what becomes of them
 
 Each row is made and converted by the tests, and every voxel of what is written is compared with
-what it should be. *The contrast counts as missing* holds for a contrast that the template does not
-require: the other contrasts of the case are converted, and ledger, report and standard error say
-why it was left out (`W_DROPPED`). Where the contrast is required, or with `--strict`, the same
+what it should be. *The contrast is dropped*, that is, it counts as absent, if the template does not
+require it: the other contrasts of the case are converted, and ledger, report and standard error say
+why (`W_DROPPED`). Where the contrast is required, or with `--strict`, the same
 fault fails the case with the same code. A case that fails stops no other one.
 """
 _CODES = "What the codes mean is listed in [convert.md](convert.md)."
@@ -39,7 +39,7 @@ class Row:
         outcome: one of the above.
         code: that the user is told, empty if there is nothing to tell.
         says: words that the user is told.
-        contrast: that counts as missing.
+        contrast: that is dropped.
     """
 
     make: Callable

@@ -61,7 +61,7 @@ def test_counts_folds_and_failures():
 def test_what_comes_next_depends_on_what_is_there(results):
     once = "once it is trained: nnUNetv2_predict"
     assert last(written=["train"], training=3) == [PLAN]
-    assert last(written=["test"]) == ["next: the training cases, with --split train"]
+    assert last(written=["test"]) == ["next: convert the training cases, too (--split train)"]
     stock = f"{once} {IMAGES} -d 7 -c 3d_fullres -tr AMAETrainer -f 0"
     assert last(written=["test"], training=3) == [stock]
     assert last(written=["test", "train"], training=3) == [PLAN, stock]

@@ -107,10 +107,10 @@ class Run:
         assert [text.split(":")[0] for text in doubts] == wanted
         assert row.says in "".join(doubts)
         if row.outcome == MISSING:
-            start = f"W_DROPPED: {row.contrast} counts as missing ({row.code}): "
+            start = f"W_DROPPED: {row.contrast} is dropped ({row.code}): "
             assert doubts[0].startswith(start)
             facts = entry["contrasts"].get(row.contrast)
-            assert facts is None or (facts["status"], facts["code"]) == ("missing", row.code)
+            assert facts is None or (facts["status"], facts["code"]) == ("dropped", row.code)
         assert self._lines(name) == [f"case {case}: warning: {text}" for text in entry["warnings"]]
 
     def _check_voxels(self, pattern, wanted):

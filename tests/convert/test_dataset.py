@@ -473,7 +473,7 @@ def test_verbose_says_which_file_became_which_channel(go, raw, caplog):
     save(raw / "b" / "T1.nii.gz", voxels(5, (24, 20, 16)), smaller)
     go()
     assert [message for message in caplog.messages if "warning" not in message] == [
-        "case a: 0000 T1 from T1.nii.gz (missing); 0001 FLAIR from FLAIR.nii.gz (present); "
+        "case a: 0000 T1 from T1.nii.gz (dropped); 0001 FLAIR from FLAIR.nii.gz (present); "
         "0002 T1CE (absent); label from seg.nii.gz; not used: odd.nii.gz",
         "case b: 0000 T1 from T1.nii.gz (resampled); 0001 FLAIR from FLAIR.nii.gz (present); "
         "0002 T1CE from T1CE.nii.gz (present); label from seg.nii.gz",
@@ -483,7 +483,7 @@ def test_verbose_says_which_file_became_which_channel(go, raw, caplog):
     assert "case b: skipped, its input is as it was" in caplog.messages
 
 
-def test_a_contrast_that_covers_half_or_less_is_missing(go, raw, target, template):
+def test_a_contrast_that_covers_half_or_less_is_dropped(go, raw, target, template):
     def shifted(voxels_away):
         affine = AFFINE.copy()
         affine[2, 3] += voxels_away * AFFINE[2, 2]
@@ -498,7 +498,7 @@ def test_a_contrast_that_covers_half_or_less_is_missing(go, raw, target, templat
     assert a["warnings"] == ["W_COVERAGE: T1 covers 87.5% of the grid of FLAIR"]
     (dropped,) = b["warnings"]
     assert dropped.startswith(
-        "W_DROPPED: T1 counts as missing (E_COVERAGE): T1 covers 37.5% of the grid of FLAIR"
+        "W_DROPPED: T1 is dropped (E_COVERAGE): T1 covers 37.5% of the grid of FLAIR"
     )
     assert not load(target.folder / "imagesTr" / "b_0000.nii.gz")[0].any()
 

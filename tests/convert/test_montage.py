@@ -48,7 +48,7 @@ def test_tiles_have_the_shape_of_the_slice_in_millimetres(spacing, aspect):
     assert picture.width <= 1000
 
 
-def test_a_row_a_contrast_and_a_band_for_what_is_missing():
+def test_a_row_a_contrast_and_a_band_for_what_is_absent():
     one = montage({"T1": head()}, None, (1, 1, 5))
     both = montage({"T1": head(), "T2": head(1)}, None, (1, 1, 5))
     row = one.height - LINE

@@ -70,10 +70,10 @@ def test_patterns_and_cooccurrence():
 
 def test_contrasts_that_were_dropped_are_told_from_those_never_there():
     dropped = ledger_entry("x", "110")
-    dropped["contrasts"]["FLAIR"] = {"status": "missing", "code": "E_COVERAGE"}
+    dropped["contrasts"]["FLAIR"] = {"status": "dropped", "code": "E_COVERAGE"}
     summary = summarise(CHANNELS, [*ENTRIES, dropped], [])
     states = {name: list(counts.values()) for name, counts in summary["contrasts"].items()}
-    assert list(summary["contrasts"]["T1"]) == ["present", "resampled", "missing", "absent"]
+    assert list(summary["contrasts"]["T1"]) == ["present", "resampled", "dropped", "absent"]
     assert states == {"T1": [4, 0, 0, 1], "T2": [0, 4, 0, 1], "FLAIR": [2, 0, 1, 2]}
 
 
@@ -82,8 +82,21 @@ def test_histograms_hold_every_case():
     x = summary["spacing"]["x"]
     assert (sum(x["counts"]), x["counts"][0], x["counts"][-1]) == (4, 1, 3)
     assert (x["edges"][0], x["edges"][-1], x["range"]) == (0.5, 1.0, [0.5, 1.0, 1.0])
-    assert summary["size"]["z"] == {"edges": [9.5, 10.5], "counts": [4], "range": [10, 10.0, 10]}
     assert len(x["edges"]) == len(x["counts"]) + 1
+
+
+@pytest.mark.parametrize("other", [3.0, 2.999998])
+def test_one_value_is_one_bar_in_the_middle_and_not_a_block(tmp_path, other):
+    """What rounds to the same number, as spacings from headers do, is the same value."""
+    entries = [ledger_entry("a", "110"), ledger_entry("b", "110", spacing=[1.0, 1.0, other])]
+    z = summarise(CHANNELS, entries, [])["histograms"]["spacing"]["z"]
+    assert z["counts"] == [0] * 12 + [2] + [0] * 12
+    assert (z["edges"][0], z["edges"][12], z["edges"][13], z["edges"][-1]) == (2.5, 2.98, 3.02, 3.5)
+    text = write_report(tmp_path, "x", CHANNELS, entries, []).read_text()
+    chart = re.search(r"Histogram of spacing z: 3 mm in all cases.*?</svg>", text)[0]
+    bars = re.findall(r'<rect x="([\d.]+)" y="0.0" width="([\d.]+)" height="84.0">', chart)
+    assert bars == [("115.2", "8.6")]
+    assert chart.count('height="0.0"') == 24
 
 
 def test_the_twin_is_what_the_page_shows(tmp_path):

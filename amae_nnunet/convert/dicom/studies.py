@@ -138,7 +138,7 @@ def _case(
     except CaseError as error:
         code, problem, label = error.code, error.message, None
     warnings = [
-        warning("W_DROPPED", f"{channel} counts as missing ({error.code}): {error.message}")
+        warning("W_DROPPED", f"{channel} is dropped ({error.code}): {error.message}")
         for channel, error in unusable.items()
     ]
     return RawCase(

@@ -101,7 +101,7 @@ def test_a_broken_stack_says_what_it_would_have_been(tmp_path, name, required):
         assert raw.code == ""
         assert list(raw.contrasts) == ["ADC", "TRACE"]
         (doubt,) = raw.warnings
-        assert doubt.startswith("W_DROPPED: T1 counts as missing (E_MISSING_SLICES): series 3")
+        assert doubt.startswith("W_DROPPED: T1 is dropped (E_MISSING_SLICES): series 3")
 
 
 def test_a_tie_is_a_doubt_and_a_problem_for_who_is_strict(tmp_path):
