@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -150,15 +151,16 @@ def test_a_model_folder_moved_elsewhere_predicts_the_same_without_the_checkpoint
     shutil.copytree(results / "AMAETrainer__AMAEPlans__tiny", moved)
     hidden = results.rename(results.with_name("hidden"))
     try:
-        trained.run(
-            f"nnUNetv2_predict_from_modelfolder -i inputs -o out_moved -m {moved} -f 0 "
-            "-device cpu --disable_tta -npp 1 -nps 1"
+        said = trained.run(
+            f"amae-nnunet-convert -i new -t Small.json -o moved --for_model {moved} -np 1"
         )
+        (following,) = re.findall(r"^next: (nnUNetv2_predict_from_modelfolder .*)$", said, re.M)
+        trained.run(f"{following} -device cpu --disable_tta -npp 1 -nps 1")
     finally:
         hidden.rename(results)
     one, other = (
         np.asarray(nibabel.load(trained.folder / name / "part_000.nii.gz").dataobj)
-        for name in ("out_AMAETrainer", "out_moved")
+        for name in ("out_AMAETrainer", "moved_predicted")
     )
     np.testing.assert_array_equal(one, other)
 

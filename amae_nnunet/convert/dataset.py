@@ -36,6 +36,7 @@ from amae_nnunet.convert.worker import Failure, Outcome, Outcomes
 from amae_nnunet.errors import ConfigError, InputError
 
 _log = logging.getLogger(__name__)
+_BAR = "cases: {n_fmt} of {total_fmt} |{bar}| {elapsed}, {remaining} left{postfix}"
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,7 @@ def convert(
             for case, outcome in counted:
                 done += _take(output, jobs[case].raw, keys[case], outcome)
     if cases and not part and not done + skipped:
-        what = f"none of the {len(cases)} cases" if len(cases) > 1 else "not even the only case"
-        raise InputError(f"{what} could be converted: see the lines above")
+        raise InputError(f"none of the {len(cases)} cases could be converted: see the lines above")
     return _summary(output, done, skipped, len(output.failures), splits)
 
 
@@ -194,7 +194,7 @@ def _run(jobs: Mapping[str, CaseJob], processes: int, timeout: float, dask: str)
 def _counted(outcomes: Outcomes, total: int) -> Outcomes:
     """The outcomes, with a bar on a terminal, and else ten lines in the log."""
     failed = 0
-    bar = tqdm(desc="convert", total=total, unit=" cases", disable=None if total else True)
+    bar = tqdm(total=total, bar_format=_BAR, disable=None if total else True)
     with bar, logging_redirect_tqdm():
         for number, (case, outcome) in enumerate(outcomes, 1):
             failed += isinstance(outcome, Failure)

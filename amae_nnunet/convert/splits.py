@@ -75,7 +75,7 @@ def write_folds(subjects: Mapping[str, str], raw: Path, wanted: int | None) -> l
     if not (wanted or old or needs_subject_folds(subjects)):
         return []
     if possible < max(2, wanted or 0):
-        few = f"too few subjects for folds ({possible}): no {SPLITS_FILE} is written"
+        few = f"{possible} subjects are too few for folds: no {SPLITS_FILE} is written"
         return [few] if possible else []
     folds = subject_folds(subjects, wanted or min(len(old or []) or _FOLDS, possible))
     _write(raw / SPLITS_FILE, folds)

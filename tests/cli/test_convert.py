@@ -1,13 +1,19 @@
 """``amae-nnunet-convert`` as a user meets it: the installed script in a fresh process."""
 
+import contextlib
+import fcntl
 import json
+import os
+import re
+import struct
 import subprocess
 import sys
+import termios
 
 import nibabel as nib
 import numpy as np
 import pytest
-from cli.script import command, environment
+from cli.script import SCRIPT, command, environment
 from convert.studies import AFFINE, SHAPE, ledger, lesion, load, make_case, save, tree, voxels
 from convert.studies import write_template as write_tiny
 from nibabel import orientations
@@ -355,7 +361,7 @@ def test_nothing_usable_is_exit_code_3(tmp_path):
     done = command("-i", tmp_path / "raw", *arguments, raw_folder=tmp_path / "out")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.splitlines()[-1].endswith(
-        "not even the only case could be converted: see the lines above"
+        "none of the 1 cases could be converted: see the lines above"
     )
     done = command("-i", tmp_path / "gone", *arguments, raw_folder=tmp_path / "out")
     assert done.returncode == 3
@@ -366,6 +372,27 @@ def test_the_template_defaults_to_the_name(tmp_path):
     make_case(tmp_path / "raw", "a")
     done = command("-i", tmp_path / "raw", "-d", 1, "-n", "LGG", raw_folder=tmp_path / "out")
     assert done.stdout.startswith("Dataset001_LGG: 1 done")
+
+
+def test_a_terminal_shows_how_many_cases_are_left(tmp_path):
+    make_case(tmp_path / "raw", "a")
+    make_case(tmp_path / "raw", "b", contrasts=("FLAIR",))
+    (tmp_path / "raw" / "b" / "FLAIR.nii.gz").write_bytes(b"")
+    terminal, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    arguments = ("-i", tmp_path / "raw", "-t", write_tiny(tmp_path), "-d", "1", "-np", "1")
+    environ = environment(tmp_path / "out")
+    done = subprocess.run([SCRIPT, *arguments], stderr=theirs, stdout=theirs, env=environ)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # raised at the end, since the other side is closed
+        while part := os.read(terminal, 1 << 16):
+            shown += part
+    os.close(terminal)
+    assert done.returncode == 4
+    assert re.search(
+        r"\rcases: 2 of 2 \|\S+\| \d\d:\d\d, 00:00 left, done=1, failed=1", shown.decode()
+    )
 
 
 def test_a_wrong_column_of_a_table_is_a_wrong_argument(tmp_path):
