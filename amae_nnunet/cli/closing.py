@@ -65,7 +65,7 @@ def _dataset_steps(target: Target, summary: Summary) -> list[str]:
     number = str(int(dataset[7:10]))
     if "unlabeled" in summary.written:
         words = ["amae-nnunet-pretrain", "DATASET", _CONFIGURATION, "--unlabeled", number]
-        return [f"next: {shlex.join(words)}  (DATASET: of the labelled cases, once it is planned)"]
+        return [f"next: {shlex.join(words)}  # DATASET: the labelled cases, once planned"]
     steps = []
     if "train" in summary.written:
         words = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", _CONFIGURATION]
@@ -90,7 +90,9 @@ def _predict_inputs(args: argparse.Namespace) -> list[str]:
     if args.for_model:
         return [f"next: {shlex.join(_predict(images, args.for_model.resolve()))}"]
     words = ["nnUNetv2_predict", *images, "-d", "ID", "-c", _CONFIGURATION, "-tr", _TRAINER]
-    return [f"next: {shlex.join([*words, '-f', '0'])}  (ID: of the model; or give --for_model)"]
+    return [
+        f"next: {shlex.join([*words, '-f', '0'])}  # ID: the model's data set; or give --for_model"
+    ]
 
 
 def _predict(images: list[str], model: Path) -> list[str]:

@@ -70,7 +70,9 @@ def test_what_comes_next_depends_on_what_is_there(results):
     assert last(written=["test"], training=3) == [f"next: {known}"]
     assert last(written=["test", "train"], training=3) == [PLAN, f"then train again, and: {known}"]
     (line,) = last(written=["unlabeled"])
-    assert line.startswith("next: amae-nnunet-pretrain DATASET 3d_fullres --unlabeled 7  (DATASET:")
+    assert line.startswith(
+        "next: amae-nnunet-pretrain DATASET 3d_fullres --unlabeled 7  # DATASET: "
+    )
 
 
 def test_inference_inputs_name_the_model(results, tmp_path, monkeypatch):
@@ -92,8 +94,8 @@ def test_inference_inputs_name_the_model(results, tmp_path, monkeypatch):
         f"next: nnUNetv2_predict_from_modelfolder {images} -m {model.resolve()} -f 0 1"
     )
     assert last("-o in") == [
-        f"next: nnUNetv2_predict {images} -d ID -c 3d_fullres -tr AMAETrainer -f 0  (ID: of the "
-        "model; or give --for_model)"
+        f"next: nnUNetv2_predict {images} -d ID -c 3d_fullres -tr AMAETrainer -f 0  # ID: the "
+        "model's data set; or give --for_model"
     ]
 
 
