@@ -46,6 +46,7 @@ CODES = {
     "W_B_VALUE": "the trace image has a b-value outside 700 to 2000 s/mm2",
     "W_FRAME": "contrasts lie in different frames of reference: the patient may have moved",
     "W_DUPLICATES": "files were there twice and one copy was used",
+    "W_UNREADABLE": "files beside those of the case cannot be read: a series may be missing",
     "W_SLICES_END": "slices seem to be missing at an end of the stack",
     "W_EMPTY_LABEL": "the label is empty",
     "W_REGISTRATION": "the registration was not plausible and the header's position was kept",

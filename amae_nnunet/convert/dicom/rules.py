@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 from amae_nnunet.contrasts import check_contrast_names
-from amae_nnunet.convert.codes import CODES
 from amae_nnunet.convert.dicom.conditions import Match, compile_match, values_of
 from amae_nnunet.convert.dicom.stack import Facts
 from amae_nnunet.errors import ConfigError, ContrastError
@@ -84,15 +83,16 @@ class Rules:
     rules: tuple[Rule, ...]
     digest: str
 
-    def judge(self, facts: Facts, code: str = "") -> Verdict:
+    def judge(self, facts: Facts, code: str = "", problem: str = "") -> Verdict:
         """Name the contrast of a stack.
 
         Args:
             facts: what its headers say.
             code: why it cannot be a volume (``Stack.code``, a key of ``CODES``), which rejects it.
+            problem: the same in one line (``Stack.problem``).
         """
         if code:
-            return Verdict("", REJECTED, "", code, f"{code}: {CODES[code]}")
+            return Verdict("", REJECTED, "", code, f"{code}: {problem}")
         values = values_of(facts)
         for rule in self.rules:
             if rule.match(values):

@@ -77,6 +77,7 @@ def scan_dicom(root: Path, processes: int = 1) -> Scan:
     return Scan(split_series(slices, root, pixel_digest), skipped)
 
 
+_UNPACKED = "it cannot be opened or unpacked"
 _Result = tuple[list[Slice], list[Skipped]]
 
 
@@ -123,16 +124,15 @@ def _read_file(path: Path, name: str) -> _Result:
     try:
         with open_container(path) as (members, open_member):
             for member in members:
-                shown = f"{name}/{member}" if member else name
                 try:
                     with open_member(member) as stream:
                         slices += read_header(stream, str(path), member)
                 except NotAnImage as error:
-                    skipped.append(Skipped(shown, "", str(error)))
+                    skipped.append(Skipped(name, "", str(error), member))
                 except Damaged as error:
-                    skipped.append(Skipped(shown, "E_DAMAGED", str(error)))
+                    skipped.append(Skipped(name, "E_DAMAGED", str(error), member))
                 except UNREADABLE:
-                    skipped.append(Skipped(shown, "E_DAMAGED", "it cannot be read or unpacked"))
+                    skipped.append(Skipped(name, "E_DAMAGED", _UNPACKED, member))
     except UNREADABLE:
-        skipped.append(Skipped(name, "E_DAMAGED", "it cannot be read or unpacked"))
+        skipped.append(Skipped(name, "E_DAMAGED", _UNPACKED))
     return slices, skipped

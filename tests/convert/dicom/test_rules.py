@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from amae_nnunet.convert.codes import CODES
 from amae_nnunet.convert.dicom import conditions
 from amae_nnunet.convert.dicom.conditions import values_of, words
 from amae_nnunet.convert.dicom.rules import TIERS, load_rules
@@ -493,9 +492,9 @@ def test_the_protocol_counts_where_it_names_one_series():
 
 
 def test_a_stack_that_is_no_volume_is_rejected_with_its_code():
-    verdict = RULES.judge(brain(G, "T2 AX", T2), "E_MISSING_SLICES")
+    verdict = RULES.judge(brain(G, "T2 AX", T2), "E_MISSING_SLICES", "a gap of 14 mm")
     assert (verdict.status, verdict.evidence) == ("rejected", "E_MISSING_SLICES")
-    assert verdict.reason == f"E_MISSING_SLICES: {CODES['E_MISSING_SLICES']}"
+    assert verdict.reason == "E_MISSING_SLICES: a gap of 14 mm"
 
 
 @pytest.mark.parametrize(
