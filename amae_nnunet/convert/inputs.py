@@ -181,6 +181,13 @@ def _find_studies(request: Request, template: Template, write_to: Path | None) -
         request.strict,
         request.labels,
     )
+    for verdict in selection.rules.without_channel(template.accepts):
+        _log.warning(
+            "warning: rule %s names %s, which no channel of %s takes: add it to the template",
+            verdict.evidence,
+            verdict.contrast,
+            template.name,
+        )
     if request.sheet:
         index = load_index(find_index(request.sheet))
         stacks = {stack.key: stack for stack in index.stacks}

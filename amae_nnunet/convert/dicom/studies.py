@@ -86,7 +86,8 @@ def select(
             refused = _refused(judged, choices, chosen, selection) or (
                 nothing_readable(unreadable) if unreadable else None
             )
-        cases.append(_case(case, subject, study, chosen, refused, selection, unreadable))
+        warnings = (*doubts_of(unreadable), *_not_taken(judged, choices, chosen, selection))
+        cases.append(_case(case, subject, study, chosen, refused, selection, warnings))
     for case, unreadable in lost.items():
         rows += unreadable
         cases.append(_lost_case(case, unreadable))
@@ -125,7 +126,8 @@ def select_by_sheet(
             channel = channel_of(row.contrast, selection.template.accepts)
             evidence = judged.verdict.evidence
             chosen[channel] = DicomVolume(judged.stack, evidence, doubts(judged, selection.b_value))
-        cases.append(_case(name, mine[0].subject, study, chosen, None, selection, unreadable))
+        warnings = doubts_of(unreadable)
+        cases.append(_case(name, mine[0].subject, study, chosen, None, selection, warnings))
     return cases
 
 
@@ -172,7 +174,7 @@ def _case(
     chosen: Mapping[str, DicomVolume],
     refused: CaseError | None,
     selection: Selection,
-    unreadable: Sequence[Row],
+    more: Sequence[str],
 ) -> RawCase:
     template = selection.template
     contrasts = {name: chosen[name] for name in template.contrasts if name in chosen}
@@ -199,7 +201,7 @@ def _case(
         label,
         code=code,
         problem=problem,
-        warnings=(*warnings, *doubts_of(unreadable), *_frames(contrasts)),
+        warnings=(*warnings, *more, *_frames(contrasts)),
     )
 
 
@@ -229,6 +231,25 @@ def _refused(
     if not doubtful:
         return None
     return CaseError("E_AMBIGUOUS", f"{'; '.join(doubtful)}: choose in {_SHEET}")
+
+
+def _not_taken(
+    judged: Sequence[Judged],
+    choices: Sequence[Choice],
+    chosen: Mapping[str, DicomVolume],
+    selection: Selection,
+) -> list[str]:
+    """A doubt for each stack that may be a contrast which the study lacks."""
+    return [
+        warning(
+            "W_AMBIGUOUS",
+            f"series {item.facts.series_number} may be {item.verdict.contrast} and was not taken: "
+            f"{choice.why_not}",
+        )
+        for item, choice in zip(judged, choices, strict=True)
+        if choice.ambiguous
+        and channel_of(item.verdict.contrast, selection.template.accepts) not in chosen
+    ]
 
 
 def _unusable(

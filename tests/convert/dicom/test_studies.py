@@ -275,3 +275,26 @@ def test_several_reasons_are_counted(tmp_path):
     ]
     assert [row.folder for row in rows] == ["a", "b"]
     assert len(cases) == 2
+
+
+def test_a_strict_user_has_decided_in_the_sheet(tmp_path):
+    write_study(tmp_path)
+    (tmp_path / "t112").unlink()
+    lost(tmp_path, 1)
+    selection, stacks, rows, (raw,) = go(tmp_path, strict=True)
+    assert raw.code == "E_MISSING_SLICES"
+    (raw,) = by_sheet(rows, stacks, selection, rows)
+    assert raw.code == ""
+    assert [text.split(":")[0] for text in raw.warnings] == ["W_DROPPED", "W_UNREADABLE"]
+
+
+def test_a_series_that_may_be_a_contrast_is_a_doubt(tmp_path):
+    write_study(tmp_path, without=["T1"])
+    write_series(
+        tmp_path, voxels(3), number=3, description="t1_se_tra", echo_time=60.0,
+        names="t1{}", FrameOfReferenceUID=uid("F"), **TIMES,
+    )  # fmt: skip
+    *_, (raw,) = go(tmp_path)
+    (doubt,) = raw.warnings
+    assert doubt.startswith("W_AMBIGUOUS: series 3 may be T1 and was not taken: ")
+    assert go(tmp_path, strict=True)[-1][0].code == "E_AMBIGUOUS"
