@@ -6,7 +6,11 @@ Not in the paper, which describes no conversion.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from amae_nnunet.errors import InputError
+
+_FEW = 3  # cases, each of which gets a line of its own
 
 #: code -> what it means; README and report show this table.
 CODES = {
@@ -68,6 +72,24 @@ class CaseError(InputError):
 
     def __str__(self) -> str:
         return self.message
+
+
+def folded(said: Iterable[tuple[str, str]]) -> list[str]:
+    """Lines for the user: what is said of more than three cases alike is one line.
+
+    Args:
+        said: pairs of case and text, without a line end.
+    """
+    cases: dict[str, list[str]] = {}
+    for case, text in said:
+        cases.setdefault(text, []).append(case)
+    lines: list[str] = []
+    for text, names in cases.items():
+        if len(names) > _FEW:
+            lines.append(f"{len(names)} cases: {text}, first {', '.join(names[:_FEW])}")
+        else:
+            lines += [f"case {name}: {text}" for name in names]
+    return lines
 
 
 def warning(code: str, message: str) -> str:

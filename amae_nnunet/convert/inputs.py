@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from amae_nnunet.convert.bids import scan_bids
+from amae_nnunet.convert.codes import folded
 from amae_nnunet.convert.dataset import table
 from amae_nnunet.convert.identity import Identities, default_key_file, hash_cases
 from amae_nnunet.convert.layouts import NAMES, detect_layout, layout_template, scan_layout
@@ -213,5 +214,9 @@ def _find_studies(request: Request, template: Template, write_to: Path | None) -
     if request.with_label:
         remedy = "put CASE.nii.gz (see --dry_run) into the folder given with --labels"
         cases = _ask_labels(cases, remedy, request.split)
-    problems = [f"case {raw.case}: {raw.problem} [{raw.code}]" for raw in cases if raw.code]
-    return Input(cases, template, "\n".join([sheet_table(rows, template.accepts), *problems]))
+    said = [(raw.case, f"{raw.problem} [{raw.code}]") for raw in cases if raw.code]
+    for raw in cases:  # of what is ambiguous, the table has the series
+        doubts = (text for text in raw.warnings if not text.startswith("W_AMBIGUOUS"))
+        said += [(raw.case, f"warning: {text}") for text in doubts]
+    lines = [sheet_table(rows, template.accepts), *folded(said)]
+    return Input(cases, template, "\n".join(lines))
