@@ -65,4 +65,5 @@ def _why(files: Collection[Skipped]) -> str:
     """How many cannot be read, and why."""
     counts = Counter(file.reason for file in files).most_common()
     reasons = [f"{reason} ({count})" if len(counts) > 1 else reason for reason, count in counts]
-    return f"{len(files)} files of a folder cannot be read: {', '.join(reasons)}"
+    many = "s" * (len(files) != 1)
+    return f"{len(files)} file{many} of a folder cannot be read: {', '.join(reasons)}"

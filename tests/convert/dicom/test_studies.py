@@ -271,7 +271,7 @@ def test_several_reasons_are_counted(tmp_path):
     *_, rows, cases = go(tmp_path)
     assert [row.why_not for row in rows] == [
         "3 files of a folder cannot be read: it is empty (2), it does not start like DICOM (1)",
-        "1 files of a folder cannot be read: it does not start like DICOM",
+        "1 file of a folder cannot be read: it does not start like DICOM",
     ]
     assert [row.folder for row in rows] == ["a", "b"]
     assert len(cases) == 2
