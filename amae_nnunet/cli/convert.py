@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ examples:
   amae-nnunet-convert -i inputs --native predictions -o on_the_scanners_grid
 """
 _FAILED = 4
+_B_VALUE = 1000.0  # s/mm2
+_DICOM_ONLY = ("rules", "b_value", "labels")
 _LAYOUTS = (
     "auto", "dicom", "bids", "folders", "table", "nnunet", "brats21", "brats23", "isles22", "soop",
     "ucsf-pdgm",
@@ -63,17 +66,17 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         "--series",
         metavar="TSV",
         type=Path,
-        help="convert exactly what this file of a --dry_run says, edited or not",
+        help="convert exactly what this file of a --dry_run says, edited or not; "
+        "with --dry_run: write it there (default: series.tsv)",
     )
     add("--rules", metavar="JSON", type=Path, help="your own contrast rules, tried first (DICOM)")
     add(
         "--b_value",
         metavar="B",
         type=float,
-        default=1000.0,
-        help="wanted b-value of TRACE, s/mm2 (default: 1000)",
+        help="wanted b-value of TRACE, s/mm2 (DICOM; default: 1000)",
     )
-    add("--labels", metavar="FOLDER", type=Path, help="labels of DICOM studies: CASE.nii.gz")
+    add("--labels", metavar="FOLDER", type=Path, help="labels, CASE.nii.gz (DICOM)")
     add(
         "--ids",
         choices=("keep", "hash"),
@@ -84,7 +87,12 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     add(
         "--register", choices=("rigid",), help="move contrasts onto the case's grid by registration"
     )
-    add("--strict", action="store_true", help="a doubt about a contrast fails the case")
+    add(
+        "--strict",
+        action="store_true",
+        help="fail a case rather than leave out a damaged contrast or choose between equal series "
+        "(docs/bad-inputs.md lists what)",
+    )
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +121,12 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
     add("--folds", metavar="N", type=int, help="write N folds by subject (default: 5 if needed)")
     add("--no_pictures", action="store_true", help="no picture a case in the report")
-    add("--dry_run", action="store_true", help="write the table of what would be converted only")
+    add(
+        "--dry_run",
+        action="store_true",
+        help="only write the table of what would be converted, to edit and give to --series; "
+        "exit code 4 says that some cases would fail",
+    )
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
@@ -134,7 +147,8 @@ def _body(args: argparse.Namespace) -> int:
         return _write_native(args)
     if args.merge:
         return _merge(args)
-    request = _request(args)
+    request = _request(args).known()
+    _check_dicom_only(args, request.layout)
     if args.dry_run:
         sheet = args.series or Path("series.tsv")
         found = dry_run(request, sheet)
@@ -154,6 +168,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--timeout {args.timeout:g}: give seconds, or 0 for no limit")
     if args.folds is not None and args.folds < 2:
         raise ConfigError(f"--folds {args.folds}: give 2 or more")
+    if args.b_value is not None and not 0 < args.b_value < math.inf:
+        raise ConfigError(f"--b_value {args.b_value:g}: give s/mm2, more than 0")
     if args.labels and not args.labels.is_dir():
         raise ConfigError(f"--labels {args.labels} is not a folder: give the one with CASE.nii.gz")
     if args.series and not args.dry_run and not args.series.is_file():
@@ -170,6 +186,16 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("where to? give -d NUMBER for a data set, or -o FOLDER")
 
 
+def _check_dicom_only(args: argparse.Namespace, layout: str) -> None:
+    """Refuse options that nothing but DICOM obeys."""
+    given = [name for name in _DICOM_ONLY if getattr(args, name) is not None]
+    if given and layout != "dicom":
+        raise ConfigError(
+            f"--{given[0]} is for DICOM, and {args.raw} is read as {layout}: leave it out, or give "
+            "--layout dicom"
+        )
+
+
 def _request(args: argparse.Namespace) -> Request:
     from amae_nnunet.convert.inputs import Request
 
@@ -182,7 +208,7 @@ def _request(args: argparse.Namespace) -> Request:
         split="test" if inference else args.split,
         sheet=None if args.dry_run else args.series,
         rules=args.rules,
-        b_value=args.b_value,
+        b_value=_B_VALUE if args.b_value is None else args.b_value,
         labels=args.labels.absolute() if args.labels else None,
         hash_ids=args.ids == "hash",
         key=args.key,

@@ -6,7 +6,11 @@ Not in the paper, which describes no conversion.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from amae_nnunet.errors import InputError
+
+_FEW = 3  # cases, each of which gets a line of its own
 
 #: code -> what it means; README and report show this table.
 CODES = {
@@ -43,11 +47,12 @@ CODES = {
     "W_AFFINE": "sform and qform of a NIfTI file disagree, and the sform was taken",
     "W_COVERAGE": "a contrast covers less than 90 % of the case's grid",
     "W_DROPPED": "an optional contrast could not be used and counts as absent",
-    "W_AMBIGUOUS": "several series were equally good and one was taken",
+    "W_AMBIGUOUS": "several series were equally good and one was taken, or no series was sure",
     "W_UNVERIFIED": "the rule that named the contrast was never seen at work on real data",
     "W_B_VALUE": "the trace image has a b-value outside 700 to 2000 s/mm2",
     "W_FRAME": "contrasts lie in different frames of reference: the patient may have moved",
     "W_DUPLICATES": "files were there twice and one copy was used",
+    "W_UNREADABLE": "files beside those of the case cannot be read: a series may be missing",
     "W_SLICES_END": "slices seem to be missing at an end of the stack",
     "W_EMPTY_LABEL": "the label is empty",
     "W_REGISTRATION": "the registration was not plausible and the header's position was kept",
@@ -69,6 +74,24 @@ class CaseError(InputError):
 
     def __str__(self) -> str:
         return self.message
+
+
+def folded(said: Iterable[tuple[str, str]]) -> list[str]:
+    """Lines for the user: what is said of more than three cases alike is one line.
+
+    Args:
+        said: pairs of case and text, without a line end.
+    """
+    cases: dict[str, list[str]] = {}
+    for case, text in said:
+        cases.setdefault(text, []).append(case)
+    lines: list[str] = []
+    for text, names in cases.items():
+        if len(names) > _FEW:
+            lines.append(f"{len(names)} cases: {text}, first {', '.join(names[:_FEW])}")
+        else:
+            lines += [f"case {name}: {text}" for name in names]
+    return lines
 
 
 def warning(code: str, message: str) -> str:

@@ -23,7 +23,7 @@ from amae_nnunet import __version__
 from amae_nnunet.convert import parts
 from amae_nnunet.convert.case import CaseJob, Options
 from amae_nnunet.convert.cluster import run_on_cluster
-from amae_nnunet.convert.codes import CaseError
+from amae_nnunet.convert.codes import CaseError, folded
 from amae_nnunet.convert.ledger import read_lines
 from amae_nnunet.convert.output import FAILURES, LEDGER, Output, opened
 from amae_nnunet.convert.parts import Part
@@ -142,6 +142,7 @@ def _plan(
 ) -> tuple[dict[str, CaseJob], dict[str, str]]:
     """Jobs and keys of the cases that are to be converted; what is wrong already is noted."""
     jobs, keys = dict[str, CaseJob](), dict[str, str]()
+    said = []
     for raw in cases:
         try:
             if raw.code:
@@ -158,7 +159,10 @@ def _plan(
                 folder = output.scratch(raw.case)
                 jobs[raw.case] = CaseJob(raw, output.template, folder, with_label, options)
         except CaseError as error:
-            _fail(output, raw, Failure(error.code, error.message))
+            said.append((raw.case, f"{error.message} [{error.code}]"))
+            output.fail(raw, error.code, error.message)
+    for line in folded(said):
+        _log.error("%s", line)
     return jobs, keys
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from amae_nnunet.convert.bids import scan_bids
+from amae_nnunet.convert.codes import folded
 from amae_nnunet.convert.dataset import table
 from amae_nnunet.convert.identity import Identities, default_key_file, hash_cases
 from amae_nnunet.convert.layouts import NAMES, detect_layout, layout_template, scan_layout
@@ -166,7 +167,7 @@ def _ask_labels(cases: Sequence[RawCase], remedy: str, split: str) -> list[RawCa
 
 def _find_studies(request: Request, template: Template, write_to: Path | None) -> Input:
     """The DICOM part of ``find_cases`` and ``dry_run``; pydicom is wanted from here on."""
-    from amae_nnunet.convert.dicom.index import load_index, save_index
+    from amae_nnunet.convert.dicom.index import Index, find_index, index_of, load_index, save_index
     from amae_nnunet.convert.dicom.rules import load_rules
     from amae_nnunet.convert.dicom.scan import scan_dicom
     from amae_nnunet.convert.dicom.sheet import read_sheet, write_sheet
@@ -181,8 +182,16 @@ def _find_studies(request: Request, template: Template, write_to: Path | None) -
         request.strict,
         request.labels,
     )
+    for verdict in selection.rules.without_channel(template.accepts):
+        _log.warning(
+            "warning: rule %s names %s, which no channel of %s takes: add it to the template",
+            verdict.evidence,
+            verdict.contrast,
+            template.name,
+        )
     if request.sheet:
-        stacks = {stack.key: stack for stack in load_index(_index(request.sheet))}
+        index = load_index(find_index(request.sheet))
+        stacks = {stack.key: stack for stack in index.stacks}
         files = (file.path for stack in stacks.values() for file in stack.files)
         if not all(Path(file).is_relative_to(request.root.absolute()) for file in files):
             raise ConfigError(
@@ -190,23 +199,24 @@ def _find_studies(request: Request, template: Template, write_to: Path | None) -
                 "one with -i, or write a sheet of this one with --dry_run"
             )
         rows = read_sheet(request.sheet, stacks, template.accepts)
-        cases = select_by_sheet(rows, stacks, selection)
+        cases = select_by_sheet(rows, stacks, selection, index.chosen)
     else:
         found = scan_dicom(request.root, request.processes)
         for reason, count in found.reasons.most_common():
             _log.info("%d files skipped: %s", count, reason)
-        if not found.stacks:
+        if not found.stacks and not any(file.code for file in found.skipped):
             raise InputError(f"{request.root} holds no DICOM image: give the folder of the studies")
-        rows, cases = select(found.stacks, selection)
+        rows, cases = select(found.stacks, selection, found.skipped)
         if write_to:
             write_sheet(write_to, rows)
-            save_index(found.stacks, _index(write_to))
+            chosen = {row.key: row.contrast for row in rows if row.chosen}
+            save_index(Index(found.stacks, chosen), index_of(write_to))
     if request.with_label:
         remedy = "put CASE.nii.gz (see --dry_run) into the folder given with --labels"
         cases = _ask_labels(cases, remedy, request.split)
-    problems = [f"case {raw.case}: {raw.problem} [{raw.code}]" for raw in cases if raw.code]
-    return Input(cases, template, "\n".join([sheet_table(rows, template.accepts), *problems]))
-
-
-def _index(sheet: Path) -> Path:
-    return sheet.with_suffix(".index.json")
+    said = [(raw.case, f"{raw.problem} [{raw.code}]") for raw in cases if raw.code]
+    for raw in cases:  # of what is ambiguous, the table has the series
+        doubts = (text for text in raw.warnings if not text.startswith("W_AMBIGUOUS"))
+        said += [(raw.case, f"warning: {text}") for text in doubts]
+    lines = [sheet_table(rows, template.accepts), *folded(said)]
+    return Input(cases, template, "\n".join(lines))

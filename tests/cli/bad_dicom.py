@@ -9,7 +9,7 @@ import zipfile
 
 import numpy as np
 import pydicom
-from cli.bad_inputs import FAILS, IGNORED, MISSING, RIGHT, WARNS, Rows
+from cli.bad_inputs import APART, DOUBTED, FAILS, IGNORED, MISSING, RIGHT, WARNS, Rows
 from convert.dicom.scanner import (
     TRACE,
     Frames,
@@ -162,16 +162,45 @@ def zero_spacing(study):
 # --- files
 
 
-@row(MISSING, "E_MISSING_SLICES", "14.00 mm apart")
+@row(MISSING, "E_MISSING_SLICES", "14.00 mm apart", also="W_UNREADABLE")
 def no_bytes(study):
     """An empty file in a series."""
     cut(t1(study)[5], 0)
 
 
-@row(MISSING, "E_MISSING_SLICES", "14.00 mm apart")
+@row(MISSING, "E_MISSING_SLICES", "14.00 mm apart", also="W_UNREADABLE")
 def cut_header(study):
     """A file that ends in its header."""
     cut(t1(study)[5], 500)
+
+
+@row(MISSING, "E_DAMAGED", "it ends before its pixels")
+def cut_before_pixels(study):
+    """A file that ends between header and pixels."""
+    cut(t1(study)[5], -len(GOOD["T1"][:, :, 0].tobytes()) - 20)
+
+
+@row(WARNS, "W_UNREADABLE", "3 files of a folder cannot be read: it is empty")
+def empty_files_beside(study):
+    """Empty files beside a whole series: nobody knows whether they were another one."""
+    t1(study)
+    for index in range(3):
+        (study / "t1" / f"x{index}").touch()
+
+
+@row(APART, "E_DAMAGED", "10 files of a folder cannot be read: it is empty")
+def no_file_of_a_series(study):
+    """No file of a series in its own folder can be read."""
+    for path in t1(study):
+        cut(path, 0)
+
+
+@row(FAILS, "E_DAMAGED", "10 files of a folder cannot be read: it ends in its header (6)")
+def no_file_of_a_study(study):
+    """No file of a study can be read."""
+    shutil.rmtree(study / "t2")
+    for index, path in enumerate(t1(study)):
+        cut(path, 500 if index < 6 else 0).rename(study / path.name)
 
 
 @row(MISSING, "E_DAMAGED", "its pixels are cut short")
@@ -199,7 +228,7 @@ def compressed(study):
         dataset.save_as(path)
 
 
-@row(MISSING, "E_MISSING_SLICES", "14.00 mm apart")
+@row(MISSING, "E_MISSING_SLICES", "14.00 mm apart", also="W_UNREADABLE")
 def link_out(study):
     """A file that is a link out of the input folder: it is not read."""
     path = t1(study)[5]
@@ -323,6 +352,12 @@ def equally_good(study):
     """Two series that are equally good: the later number is taken; an error with `--strict`."""
     t1(study, voxels(9, SHAPE), AcquisitionTime="101500")
     t1(study, number=3, names="b{}", AcquisitionTime="101500")
+
+
+@row(DOUBTED, "W_AMBIGUOUS", "series 2 may be T1 and was not taken")
+def doubtful(study):
+    """A series that is called like a contrast, and has an echo time of another."""
+    t1(study, echo_time=60.0)
 
 
 @row(WARNS, "W_FRAME", "T1 was not acquired in the position of the others")

@@ -18,6 +18,15 @@ MISSING = "the contrast is dropped"
 IGNORED = "the series is not used"
 WARNS = "converted, with a warning"
 RIGHT = "converted"
+DOUBTED = "the series is not used, with a warning"
+APART = "its files fail on their own, the rest is converted"
+#: With --strict, what a warning becomes: the code that the case fails with.
+STRICT = {
+    "W_AFFINE": "E_AFFINE",
+    "W_AMBIGUOUS": "E_AMBIGUOUS",
+    "W_DROPPED": "that of the contrast",
+    "W_UNREADABLE": "E_DAMAGED",
+}
 _INTRODUCTION = """\
 # Bad inputs, and what becomes of them
 
@@ -26,6 +35,21 @@ what it should be. *The contrast is dropped*, that is, it counts as absent, if t
 require it: the other contrasts of the case are converted, and ledger, report and standard error say
 why (`W_DROPPED`). Where the contrast is required, or with `--strict`, the same
 fault fails the case with the same code. A case that fails stops no other one.
+"""
+_STRICT = """\
+## With `--strict`
+
+A case fails where it would otherwise go on without a contrast, or with one of several series:
+
+| instead of the warning | it fails with |
+|---|---|
+{table}
+
+These warnings stay warnings, since the volumes are what their files say, and ledger, report and
+standard error tell the doubt:
+{others}.
+What was chosen in `series.tsv` is not doubted again: with `--series`, `--strict` asks only that
+each chosen volume can be used.
 """
 _CODES = "What the codes mean is listed in [convert.md](convert.md)."
 
@@ -39,6 +63,7 @@ class Row:
         outcome: one of the above.
         code: that the user is told, empty if there is nothing to tell.
         says: words that the user is told.
+        also: a further warning that the case has.
         contrast: that is dropped.
     """
 
@@ -47,6 +72,7 @@ class Row:
     code: str
     says: str
     contrast: str
+    also: str
 
     @property
     def name(self):
@@ -60,12 +86,12 @@ class Row:
 class Rows(dict):
     """The rows of one kind of input, by name."""
 
-    def row(self, outcome, code="", says="", contrast="T1"):
+    def row(self, outcome, code="", says="", contrast="T1", also=""):
         """Make a row of a function."""
 
         def add(make):
             assert make.__name__ not in self
-            self[make.__name__] = Row(make, outcome, code, says, contrast)
+            self[make.__name__] = Row(make, outcome, code, says, contrast, also)
             return make
 
         return add
@@ -83,7 +109,16 @@ def as_page(tables):
             code = f"`{row.code}`" if row.code else ""
             lines.append(f"| {row.text} | {row.outcome} | {code} |")
         lines.append("")
-    return "\n".join([*lines, _CODES, ""])
+    return "\n".join([*lines, _strict(), _CODES, ""])
+
+
+def _strict():
+    from amae_nnunet.convert.codes import CODES
+
+    rows = [f"| `{code}` | {f'`{end}`' if end in CODES else end} |" for code, end in STRICT.items()]
+    others = [f"`{code}`" for code in CODES if code.startswith("W_") and code not in STRICT]
+    text = ", ".join(others)
+    return _STRICT.format(table="\n".join(rows), others=text)
 
 
 def kinds():

@@ -344,6 +344,12 @@ def one_case(tmp_path_factory):
         (("-t", "LGG", "--for_model", "x"), 2, "give -o FOLDER"),
         (("-t", "LGG", "--native", "x"), 2, "--native needs -o FOLDER"),
         (("-t", "LGG", "-d", 1, "--series", "gone.tsv"), 2, "gone.tsv is not there: write it"),
+        (("-t", "LGG", "-d", 1, "--rules", "x"), 2, "--rules is for DICOM, and"),
+        (("-t", "LGG", "-d", 1, "--labels", "."), 2, "is read as folders: leave it out"),
+        (("-t", "LGG", "-d", 1, "--b_value", 800), 2, "--b_value is for DICOM, and"),
+        (("-t", "LGG", "-d", 1, "--b_value", -5), 2, "--b_value -5: give s/mm2, more than 0"),
+        (("-t", "LGG", "-d", 1, "--b_value", 0), 2, "--b_value 0: give"),
+        (("-t", "LGG", "-d", 1, "--b_value", "nan"), 2, "--b_value nan: give"),
         (("-t", "LGG", "-d", 1, "--layout", "bids"), 3, "give the root of the BIDS data set"),
     ],
 )

@@ -2,7 +2,7 @@ import pickle
 import re
 from pathlib import Path
 
-from amae_nnunet.convert.codes import CODES, CaseError
+from amae_nnunet.convert.codes import CODES, CaseError, folded
 
 ROOT = Path(__file__).parents[2]
 MANUAL = (ROOT / "docs" / "convert.md").read_text()
@@ -29,3 +29,17 @@ def test_a_case_error_crosses_processes_with_its_code():
         "one line",
         3,
     )
+
+
+def test_what_is_said_of_many_cases_is_one_line():
+    said = [
+        ("a", "x [E_4D]"),
+        *[(f"c{number}", "no T1") for number in range(25)],
+        ("b", "x [E_4D]"),
+    ]
+    assert folded(said) == [
+        "case a: x [E_4D]",
+        "case b: x [E_4D]",
+        "25 cases: no T1, first c0, c1, c2",
+    ]
+    assert folded([]) == []

@@ -1,9 +1,11 @@
 """Which reader reads what, and the sheet between a dry run and the conversion."""
 
+import json
 from dataclasses import replace
 
 import pytest
-from convert.studies import make_case, write_template
+from convert.dicom.scanner import write_series
+from convert.studies import make_case, voxels, write_template
 
 from amae_nnunet.convert.inputs import Request, dry_run, find_cases
 from amae_nnunet.errors import ConfigError, InputError
@@ -70,3 +72,22 @@ def test_a_tree_without_an_image_is_refused(tmp_path, request_):
     (tmp_path / "texts" / "readme").write_text("no image")
     with pytest.raises(InputError, match="holds no DICOM image"):
         find_cases(replace(request_, root=tmp_path / "texts"))
+
+
+def test_a_rule_for_a_contrast_of_no_channel_is_said(request_, tmp_path, caplog):
+    write_series(tmp_path / "dicom", voxels())
+    rule = {"id": "our.dir", "contrast": "DIR", "match": {"text": "x"}}
+    rules = tmp_path / "rules.json"
+    rules.write_text(json.dumps({"rules": [rule]}))
+    find_cases(replace(request_, root=tmp_path / "dicom", rules=rules, layout="dicom"))
+    said = "rule our.dir names DIR, which no channel of Tiny takes"
+    assert [said in record.getMessage() for record in caplog.records].count(True) == 1
+
+
+def test_a_tree_of_damage_alone_has_failed_cases(request_, tmp_path):
+    (tmp_path / "dicom" / "Doe").mkdir(parents=True)
+    (tmp_path / "dicom" / "Doe" / "IM0001").touch()
+    found = find_cases(replace(request_, root=tmp_path / "dicom", layout="dicom"))
+    assert [raw.code for raw in found.cases] == ["E_DAMAGED"]
+    assert "1 file of a folder cannot be read: it is empty" in found.table
+    assert "Doe" not in found.table

@@ -2,11 +2,12 @@
 
 A study often holds a contrast more than once: repeated for motion, in three planes, with and
 without normalisation. The first of these that differs decides: how the contrast was told (a user's
-rule, ImageType, diffusion tags, names, times), the plane, whether 90 mm are covered, intensity and
-distortion correction, the number of slices, the voxels in plane, the later acquisition, the higher
-series number. For TRACE the b-value comes before all of them, and a TRACE that has an ADC of its
-own before the rest; the ADC then follows the TRACE. Two stacks that nothing but their series number
-tells apart are a doubt, which is reported. Not in the paper, which does not say how it chose.
+rule, ImageType, diffusion tags, names, times), whether it is axial, whether 90 mm are covered,
+intensity and distortion correction, the number of slices, the voxels in plane, the later
+acquisition, the higher series number. For TRACE the b-value comes before all of them, and a TRACE
+that has an ADC of its own before the rest; the ADC then follows the TRACE. Two stacks that nothing
+but their series number tells apart are a doubt, which is reported. Not in the paper, which does not
+say how it chose.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from amae_nnunet.convert.dicom.stack import Facts, Stack
 
 _PLAUSIBLE_B = (700.0, 2000.0)  # s/mm2
 _UNKNOWN_B, _IMPLAUSIBLE_B = 5e3, 1e4  # distances: a known plausible b-value goes before these
+_PLANE = "axial"  # in which a 3-D stack of nearly cubic voxels counts as well
 _MIN_COVERAGE = 90.0  # mm
 _CORRECTIONS = ({"NORM"}, {"DIS2D", "DIS3D"})  # words of ImageType
 _SAME = 1e-3  # mm or direction, of two affines
@@ -29,7 +31,7 @@ _REASONS = (
     "its b-value is farther from the wanted one",
     "ADC and TRACE of one acquisition go first",
     "the other was told by stronger evidence",
-    "the other is in the wanted plane",
+    "the other is axial",
     "the other covers the whole head",
     "the other is corrected (normalised, undistorted)",
     "the other has more slices",
@@ -75,7 +77,6 @@ class Choice:
 def choose(
     study: Sequence[Judged],
     accepts: Mapping[str, Sequence[str]],
-    plane: str = "axial",
     b_value: float = 1000.0,
 ) -> list[Choice]:
     """Choose at most one stack of a study for each channel.
@@ -83,13 +84,12 @@ def choose(
     Args:
         study: the stacks of one study, in any order.
         accepts: channel -> the contrasts that may feed it, the best first. No contrast is in two.
-        plane: preferred; nearly isotropic 3-D stacks count as being in it.
         b_value: the wanted one of TRACE, s/mm2.
 
     Returns:
         A choice for each stack, in the order of ``study``.
     """
-    return _Chooser(study, accepts, plane, b_value).run()
+    return _Chooser(study, accepts, b_value).run()
 
 
 def doubts(judged: Judged, b_value: float = 1000.0) -> tuple[str, ...]:
@@ -116,12 +116,10 @@ class _Chooser:
         self,
         study: Sequence[Judged],
         accepts: Mapping[str, Sequence[str]],
-        plane: str,
         b_value: float,
     ) -> None:
         self.study = study
         self.accepts = accepts
-        self.plane = plane
         self.b_value = b_value
         self.choices = [_unfit(judged, accepts) for judged in study]
         self.trace: Judged | None = None
@@ -206,7 +204,7 @@ class _Chooser:
             -self._distance_of_b(facts) if contrast == "TRACE" else 0.0,
             self._is_paired(contrast, judged),
             -TIERS.index(judged.verdict.tier),
-            facts.plane == self.plane or facts.isotropic_3d,
+            facts.plane == _PLANE or facts.isotropic_3d,
             facts.coverage >= _MIN_COVERAGE,
             sum(not correction.isdisjoint(words) for correction in _CORRECTIONS),
             facts.size[2],

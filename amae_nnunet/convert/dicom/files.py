@@ -28,14 +28,16 @@ class Skipped:
     """A file that is no usable image.
 
     Attributes:
-        path: relative to the input folder, followed by the member of a zip archive.
+        path: relative to the input folder.
         code: a key of ``CODES``; empty for what was never meant to be an image.
         reason: in a few words.
+        member: inside a zip archive, else empty.
     """
 
     path: str
     code: str
     reason: str
+    member: str = ""
 
 
 def list_files(root: Path) -> tuple[list[Path], list[Skipped]]:

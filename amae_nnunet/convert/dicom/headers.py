@@ -31,6 +31,7 @@ _SOP_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.4.1": "EnhancedMR",
     "1.2.840.10008.5.1.4.1.1.4.4": "LegacyEnhancedMR",
 }
+_ENDINGS = (".dcm", ".ima")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _SHARED, _PER_FRAME = 0x52009229, 0x52009230
 _PIXELS = ((0x7FE0, 0x0008), (0x7FE0, 0x0009), (0x7FE0, 0x0010))
@@ -118,8 +119,7 @@ def read_header(stream: IO[bytes], path: str, member: str = "") -> list[Slice]:
             "DICOM needs pydicom and dcm2niix: pip install 'amae-nnunet[dicom]'"
         ) from None
 
-    if not _looks_like_dicom(stream):
-        raise NotAnImage("not DICOM")
+    _check_start(stream, member or path)
     try:
         with silent_pydicom():
             header = pydicom.dcmread(
@@ -131,7 +131,7 @@ def read_header(stream: IO[bytes], path: str, member: str = "") -> list[Slice]:
                 _slice(parts, path, member, index if len(frames) > 1 else -1, problem)
                 for index, parts in enumerate(frames)
             ]
-    except NotAnImage:
+    except (NotAnImage, Damaged):
         raise
     except Exception as error:  # a damaged header makes pydicom raise nearly anything
         raise Damaged(f"its header cannot be read ({type(error).__name__})") from None
@@ -167,14 +167,25 @@ def _tag(keyword: str) -> int:
     return tag
 
 
-def _looks_like_dicom(stream: IO[bytes]) -> bool:
-    """Whether a file starts like DICOM, with or without preamble; the stream is rewound."""
+def _check_start(stream: IO[bytes], name: str) -> None:
+    """Refuse what does not start like DICOM, with or without preamble; the stream is rewound.
+
+    Raises:
+        NotAnImage: it does not.
+        Damaged: it does not, and it is called DICOM, or is empty or zeros under a name with digits,
+            as failed copies are.
+    """
     start = stream.read(132)
     stream.seek(0)
-    if start[128:] == b"DICM":
-        return True
     # Without a preamble, the first tag is of group 2 or 8, and its length or type is plausible.
-    return len(start) == 132 and start[:2] in (b"\x02\0", b"\x08\0") and start[3] == 0
+    bare = len(start) == 132 and start[:2] in (b"\x02\0", b"\x08\0") and start[3] == 0
+    if start[128:] == b"DICM" or bare:
+        return
+    name = name.rpartition("/")[2].lower().removesuffix(".gz")
+    lost = not start.strip(b"\0") and any(sign.isdigit() for sign in name)
+    if name.endswith(_ENDINGS) or lost:
+        raise Damaged("it does not start like DICOM" if start else "it is empty")
+    raise NotAnImage("not DICOM")
 
 
 def _pixel_damage(stream: IO[bytes], header: Dataset) -> str:
@@ -182,18 +193,20 @@ def _pixel_damage(stream: IO[bytes], header: Dataset) -> str:
 
     Raises:
         NotAnImage: the file is complete, and holds no image.
-        Damaged: the file ends before the pixels.
+        Damaged: the file ends before it says which series it is of.
     """
-    sop_class = str(header.get("SOPClassUID", ""))
     if header.file_meta.get("TransferSyntaxUID") == _DEFLATED:
         return ""  # unpacked by now, so that what comes after the header cannot be seen
     implicit, little = header.original_encoding
     order = "<" if little else ">"
     start = stream.read(12)
     if len(start) < 12 or struct.unpack(f"{order}HH", start[:4]) not in _PIXELS:
-        if sop_class in _SOP_CLASSES:
-            raise Damaged("it ends before the pixels")
-        raise NotAnImage("DICOM without an image")
+        sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID", "")
+        if not any(known.startswith(str(sop_class)) for known in _SOP_CLASSES):  # may be cut, too
+            raise NotAnImage("DICOM without an image")
+        if "SeriesInstanceUID" in header and "InstanceNumber" in header:
+            return "it ends before its pixels"
+        raise Damaged("it ends in its header")
     if implicit:
         stream.seek(-4, os.SEEK_CUR)
     (length,) = struct.unpack(f"{order}I", start[4:8] if implicit else start[8:])

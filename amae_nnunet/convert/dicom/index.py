@@ -1,51 +1,89 @@
-"""The private index: all stacks of an input folder as a file, so that a later run skips the scan.
+"""The private index: what a scan found and what was chosen, so that a later run skips the scan.
 
-It holds text of the headers (names of patients and series) and belongs beside the raw studies,
-never into a data set. Not in the paper.
+One line of JSON for what was chosen, then one for each stack. It holds text of the headers (names
+of patients and series) and belongs beside the raw studies, never into a data set. Not in the paper.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from amae_nnunet.convert.dicom.stack import Facts, SliceFile, Stack
 from amae_nnunet.errors import ConfigError
 
-_SCHEMA = 1
+ENDING = ".index.json"
+_SCHEMA = 2
 
 
-def save_index(stacks: Sequence[Stack], path: Path) -> None:
-    """Write stacks as JSON, readable by the user alone, at once or not at all."""
-    content = {"schema": _SCHEMA, "stacks": [asdict(stack) for stack in stacks]}
+@dataclass(frozen=True)
+class Index:
+    """What a sheet was written from.
+
+    Attributes:
+        stacks: all that the scan found.
+        chosen: key of each stack that was chosen -> its contrast, before anybody edited the sheet.
+    """
+
+    stacks: list[Stack]
+    chosen: dict[str, str]
+
+
+def index_of(sheet: Path) -> Path:
+    """Where the index of a sheet is written."""
+    return sheet.with_suffix(ENDING)
+
+
+def find_index(sheet: Path) -> Path:
+    """The index beside a sheet; of a sheet saved under another name, the only one there is.
+
+    Raises:
+        ConfigError: there is none, or there are several; says what to do.
+    """
+    wanted = index_of(sheet)
+    others = sorted(sheet.absolute().parent.glob(f"*{ENDING}"))
+    if wanted.exists() or len(others) == 1:
+        return wanted if wanted.exists() else others[0]
+    if others:
+        names = ", ".join(path.name for path in others)
+        raise ConfigError(
+            f"which index is that of {sheet}: {names}? copy the right one to {wanted}"
+        )
+    raise ConfigError(
+        f"{wanted} is not there: copy the {ENDING} file that --dry_run wrote with the sheet to it, "
+        "or write both anew with --dry_run"
+    )
+
+
+def save_index(index: Index, path: Path) -> None:
+    """Write an index, readable by the user alone, at once or not at all."""
+    lines = ({"schema": _SCHEMA, "chosen": index.chosen}, *map(asdict, index.stacks))
     partial = path.with_name(f"{path.name}.partial")
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(content, file, separators=(",", ":"))
+        for line in lines:
+            file.write(json.dumps(line, separators=(",", ":")) + "\n")
     partial.replace(path)
 
 
-def load_index(path: Path) -> list[Stack]:
-    """Read what ``save_index`` wrote; the stacks are equal to those saved.
+def load_index(path: Path) -> Index:
+    """Read what ``save_index`` wrote; it is equal to what was saved.
 
     Raises:
-        ConfigError: it is not there, or not such a file.
+        ConfigError: it is not such a file.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema"] != _SCHEMA:
-            raise ValueError(f"schema {content['schema']}")
-        return [_stack(item) for item in content["stacks"]]
-    except FileNotFoundError:
+        with path.open(encoding="utf-8") as file:
+            head = json.loads(next(file))
+            if head["schema"] != _SCHEMA:
+                raise ValueError(f"schema {head['schema']}")
+            return Index([_stack(json.loads(line)) for line in file], dict(head["chosen"]))
+    except (OSError, StopIteration, ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(
-            f"{path.name} is not there: write it and its sheet with --dry_run"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise ConfigError(
-            f"{path.name} is not an index of this version: remove it and scan again"
+            f"{path.name} is not an index of this version: remove it and its sheet, and write them "
+            "anew with --dry_run"
         ) from None
 
 

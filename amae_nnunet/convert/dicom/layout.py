@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -26,6 +27,7 @@ _PLANES = ("sagittal", "coronal", "axial")
 _MIN_COSINE = 0.8  # of the normal with an axis of the body, else oblique
 _TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _AGAIN = "export the series again"
+_NAMED = 5  # places of missing slices that a message names
 
 
 @dataclass
@@ -206,7 +208,8 @@ def _check_even(heights: np.ndarray, spacing: float) -> None:
         raise CaseError(
             "E_MISSING_SLICES",
             f"slices {wide[0] + 1} and {wide[0] + 2} of {len(heights)} are "
-            f"{distances[wide[0]]:.2f} mm apart, others {spacing:.2f} mm: {_AGAIN}",
+            f"{distances[wide[0]]:.2f} mm apart, others {spacing:.2f} mm: there is no slice at "
+            f"{_holes(heights, spacing)} mm (slice location): {_AGAIN}, or choose another",
         )
     even = np.linspace(heights[0], heights[-1], len(heights))
     deviation = max(np.abs(distances - spacing).max(), np.abs(heights - even).max())
@@ -216,6 +219,17 @@ def _check_even(heights: np.ndarray, spacing: float) -> None:
             f"the distance between slices varies from {distances.min():.2f} to "
             f"{distances.max():.2f} mm: resample the series to even distances",
         )
+
+
+def _holes(heights: np.ndarray, spacing: float) -> str:
+    """Where slices are missing: places along the normal, as ``SliceLocation`` counts them."""
+    missing = [
+        f"{place:.1f}"
+        for low, high in pairwise(heights)
+        for place in np.linspace(low, high, round((high - low) / spacing), endpoint=False)[1:]
+    ]
+    more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    return ", ".join(missing[:_NAMED]) + more
 
 
 def _allowed(spacing: float) -> float:

@@ -20,16 +20,15 @@ Not in the paper, which does not say how it found its contrasts.
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from amae_nnunet.contrasts import check_contrast_names
-from amae_nnunet.convert.codes import CODES
 from amae_nnunet.convert.dicom.conditions import Match, compile_match, values_of
 from amae_nnunet.convert.dicom.stack import Facts
 from amae_nnunet.errors import ConfigError, ContrastError
@@ -78,21 +77,22 @@ class Rules:
 
     Attributes:
         rules: in order; the first that matches decides.
-        digest: a hash of all that the table says.
+        own: how many of them, at the front, are the user's.
     """
 
     rules: tuple[Rule, ...]
-    digest: str
+    own: int = 0
 
-    def judge(self, facts: Facts, code: str = "") -> Verdict:
+    def judge(self, facts: Facts, code: str = "", problem: str = "") -> Verdict:
         """Name the contrast of a stack.
 
         Args:
             facts: what its headers say.
             code: why it cannot be a volume (``Stack.code``, a key of ``CODES``), which rejects it.
+            problem: the same in one line (``Stack.problem``).
         """
         if code:
-            return Verdict("", REJECTED, "", code, f"{code}: {CODES[code]}")
+            return Verdict("", REJECTED, "", code, f"{code}: {problem}")
         values = values_of(facts)
         for rule in self.rules:
             if rule.match(values):
@@ -105,6 +105,16 @@ class Rules:
         named = (rule.verdict.contrast for rule in self.rules)
         return tuple(sorted({contrast for contrast in named if contrast}))
 
+    def without_channel(self, accepts: Mapping[str, Sequence[str]]) -> list[Verdict]:
+        """What the user's rules say for nothing: no channel takes the contrast.
+
+        Args:
+            accepts: channel -> the contrasts that may feed it.
+        """
+        taken = {"", *itertools.chain(*accepts.values())}
+        verdicts = [rule.verdict for rule in self.rules[: self.own]]
+        return [verdict for verdict in verdicts if verdict.contrast not in taken]
+
 
 def load_rules(user: Path | None = None) -> Rules:
     """Load the shipped table, and a user's in front of it.
@@ -115,7 +125,7 @@ def load_rules(user: Path | None = None) -> Rules:
     shipped = _read(_SHIPPED)
     definitions = _definitions(shipped, {}, _SHIPPED.name)
     rules = _rules(shipped, definitions, _SHIPPED.name, own=False)
-    contents = [shipped]
+    own: list[Rule] = []
     if user is not None:
         content = _read(user)
         own = _rules(content, _definitions(content, definitions, user.name), user.name, own=True)
@@ -125,10 +135,7 @@ def load_rules(user: Path | None = None) -> Rules:
                 raise ConfigError(
                     f"rules {user.name}: a rule {rule.verdict.evidence} is shipped: give another id"
                 )
-        rules = own + rules
-        contents.append(content)
-    text = json.dumps(contents, sort_keys=True)
-    return Rules(tuple(rules), hashlib.sha256(text.encode()).hexdigest())
+    return Rules((*own, *rules), len(own))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -6,11 +6,12 @@ Nothing is trusted but the headers: not the names, not the folders. Not in the p
 from __future__ import annotations
 
 import concurrent.futures
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
@@ -19,9 +20,11 @@ from amae_nnunet.convert.dicom.files import UNREADABLE, Skipped, list_files, ope
 from amae_nnunet.convert.dicom.headers import Damaged, NotAnImage, Slice, read_header
 from amae_nnunet.convert.dicom.pixels import pixel_digest
 from amae_nnunet.convert.dicom.split import split_series
-from amae_nnunet.convert.dicom.stack import Facts, Stack
+from amae_nnunet.convert.dicom.stack import Stack
 from amae_nnunet.errors import InputError
 
+#: What the slices of a series have in common.
+_SHARED = ("study", "patient", "series", "time", "size", "spacing", "orientation", "facts")
 _CHUNK = 64  # files that a process takes at once
 _TIME_LIMIT = 600.0  # s for a chunk: only a file system that hangs takes longer
 
@@ -60,42 +63,63 @@ def scan_dicom(root: Path, processes: int = 1) -> Scan:
         raise InputError(f"{root} is not there: give the folder that holds the DICOM files")
     files, skipped = list_files(root) if root.is_dir() else ([root], [])
     root = root if root.is_dir() else root.parent
-    slices: list[Slice] = []
-    known: dict[Facts, Facts] = {}  # slices of a series share one: 1.6 instead of 4.4 kB a slice
-    chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
+    total = len(files)
+    chunks = deque(files[start : start + _CHUNK] for start in range(0, total, _CHUNK))
+    del files  # a chunk is let go when it has been read
     results = (
         _in_this_process(chunks, root) if processes == 1 else _in_pool(chunks, root, processes)
     )
-    with tqdm(total=len(files), desc="headers", unit="file", leave=False, disable=None) as progress:
-        for chunk, (found, unusable) in zip(chunks, results, strict=True):
-            slices += (
-                replace(slice_, facts=known.setdefault(slice_.facts, slice_.facts))
-                for slice_ in found
-            )
-            skipped += unusable
-            progress.update(len(chunk))
+    slices = _shared(_counted(results, total, skipped))
     return Scan(split_series(slices, root, pixel_digest), skipped)
 
 
+def _counted(
+    results: Iterable[tuple[int, _Result]], total: int, skipped: list[Skipped]
+) -> Iterator[Slice]:
+    """The slices, with a bar; what is no image goes to ``skipped``."""
+    with tqdm(total=total, desc="headers", unit="file", leave=False, disable=None) as progress:
+        for count, (found, unusable) in results:
+            yield from found
+            skipped += unusable
+            progress.update(count)
+
+
+def _shared(slices: Iterable[Slice]) -> Iterator[Slice]:
+    """The slices, of which those of a series hold what is equal once: a third of the memory."""
+    known: dict[str, dict[Any, Any]] = {name: {} for name in _SHARED}
+    for slice_ in slices:
+        values = {name: getattr(slice_, name) for name in _SHARED}
+        shared = {name: known[name].setdefault(value, value) for name, value in values.items()}
+        yield replace(slice_, **shared)
+
+
+_UNPACKED = "it cannot be opened or unpacked"
 _Result = tuple[list[Slice], list[Skipped]]
 
 
-def _in_this_process(chunks: list[list[Path]], root: Path) -> Iterator[_Result]:
-    return (_read_chunk(chunk, root) for chunk in chunks)
+def _in_this_process(chunks: deque[list[Path]], root: Path) -> Iterator[tuple[int, _Result]]:
+    """How many files a chunk has, and what they hold."""
+    while chunks:
+        chunk = chunks.popleft()
+        yield len(chunk), _read_chunk(chunk, root)
 
 
-def _in_pool(chunks: list[list[Path]], root: Path, processes: int) -> Iterator[_Result]:
-    """The results in order; a process that dies or hangs costs its chunk and no other."""
+def _in_pool(
+    chunks: deque[list[Path]], root: Path, processes: int
+) -> Iterator[tuple[int, _Result]]:
+    """The same in order; a process that dies or hangs costs its chunk and no other."""
     with ProcessPool(max_workers=processes, context=get_context("spawn")) as pool:
         try:
-            futures = [
+            futures = deque(
                 pool.schedule(_read_chunk, (chunk, root), timeout=_TIME_LIMIT) for chunk in chunks
-            ]
-            for chunk, future in zip(chunks, futures, strict=True):
+            )
+            while futures:
+                chunk = chunks.popleft()
                 try:
-                    yield future.result()
+                    yield len(chunk), futures.popleft().result()
                 except (ProcessExpired, concurrent.futures.TimeoutError):
-                    yield [], [_lost(path.relative_to(root).as_posix()) for path in chunk]
+                    lost = [_lost(path.relative_to(root).as_posix()) for path in chunk]
+                    yield len(chunk), ([], lost)
         finally:
             pool.stop()  # after an interruption, what is not begun is not done
 
@@ -123,16 +147,15 @@ def _read_file(path: Path, name: str) -> _Result:
     try:
         with open_container(path) as (members, open_member):
             for member in members:
-                shown = f"{name}/{member}" if member else name
                 try:
                     with open_member(member) as stream:
                         slices += read_header(stream, str(path), member)
                 except NotAnImage as error:
-                    skipped.append(Skipped(shown, "", str(error)))
+                    skipped.append(Skipped(name, "", str(error), member))
                 except Damaged as error:
-                    skipped.append(Skipped(shown, "E_DAMAGED", str(error)))
+                    skipped.append(Skipped(name, "E_DAMAGED", str(error), member))
                 except UNREADABLE:
-                    skipped.append(Skipped(shown, "E_DAMAGED", "it cannot be read or unpacked"))
+                    skipped.append(Skipped(name, "E_DAMAGED", _UNPACKED, member))
     except UNREADABLE:
-        skipped.append(Skipped(name, "E_DAMAGED", "it cannot be read or unpacked"))
+        skipped.append(Skipped(name, "E_DAMAGED", _UNPACKED))
     return slices, skipped

@@ -1,10 +1,11 @@
 """The series sheet: what was found in a DICOM tree, as a table that a user can edit and run.
 
-``series.tsv`` has one row for each stack, separated by tabs, and opens in a spreadsheet program. A
-user may change ``chosen`` (y or n), ``contrast``, ``case`` and ``subject``, and leave out rows; the
-conversion then does what the sheet says, whatever the rules think. The other columns are there to
-be read. The sheet holds text of the headers, so that it is written for its owner's eyes only and
-belongs outside the data set. Not in the paper.
+``series.tsv`` has a row for each stack, and one for each folder with files that cannot be read. It
+is separated by tabs, and opens in a spreadsheet program. A user may change ``chosen`` (y or n),
+``contrast``, ``case`` and ``subject``, and leave out rows; the conversion then does what the sheet
+says, whatever the rules think. The other columns are there to be read. The sheet holds text of the
+headers and names of folders, so that it is written for its owner's eyes only and belongs outside
+the data set. Not in the paper.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import io
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,41 +34,44 @@ _KEY_MARK = "k"  # a key of digits and an e would come back from a spreadsheet a
 
 @dataclass(frozen=True)
 class Row:
-    """One stack as the sheet shows it; numbers are text, empty where the header is silent.
+    """One stack, or one folder of unreadable files, as the sheet shows it.
+
+    Numbers are text, empty where the header is silent.
 
     Attributes:
         case: identifier of the case that it belongs to; subject: the patient's.
-        key: ``Stack.key``.
+        key: ``Stack.key``, empty for a folder of unreadable files.
         contrast: what it is, or might be.
         chosen: whether it is converted.
-        verdict: ``accepted``, ``rejected`` or ``ambiguous``; tier, evidence: see ``Verdict``.
+        verdict: ``accepted``, ``rejected``, ``ambiguous`` or ``unreadable``; tier, evidence: see
+            ``Verdict``.
         why_not: why it was not chosen; for a chosen one, its doubts.
         spacing: mm; coverage: mm; TE, TR, TI: ms; b: s/mm2.
     """
 
     case: str
     subject: str
-    series: str
-    key: str
-    contrast: str
-    chosen: bool
-    verdict: str
-    tier: str
-    evidence: str
-    why_not: str
-    description: str
-    manufacturer: str
-    plane: str
-    slices: str
-    spacing: str
-    coverage: str
-    TE: str
-    TR: str
-    TI: str
-    b: str
-    directionality: str
-    size: str
-    folder: str
+    series: str = ""
+    key: str = ""
+    contrast: str = ""
+    chosen: bool = False
+    verdict: str = ""
+    tier: str = ""
+    evidence: str = ""
+    why_not: str = ""
+    description: str = ""
+    manufacturer: str = ""
+    plane: str = ""
+    slices: str = ""
+    spacing: str = ""
+    coverage: str = ""
+    TE: str = ""
+    TR: str = ""
+    TI: str = ""
+    b: str = ""
+    directionality: str = ""
+    size: str = ""
+    folder: str = ""
 
 
 COLUMNS = tuple(column.name for column in fields(Row))
@@ -108,8 +112,9 @@ def write_sheet(path: Path, rows: Sequence[Row]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(COLUMNS)
-    for row in sorted(rows, key=lambda row: (row.case, int(row.series), row.key)):
-        cells = asdict(row) | {"key": _KEY_MARK + row.key, "chosen": "y" if row.chosen else "n"}
+    for row in sorted(rows, key=_place):
+        key = _KEY_MARK + row.key if row.key else ""
+        cells = asdict(row) | {"key": key, "chosen": "y" if row.chosen else "n"}
         writer.writerow([_cell(cells[column]) for column in COLUMNS])
     temporary = path.with_name(path.name + ".tmp")
     temporary.unlink(missing_ok=True)
@@ -137,7 +142,9 @@ def read_sheet(
     for line, cells in _cells(path):
         try:
             row = _row(cells, stacks)
-            once = [f"the key {cells['key']}"]
+            once = [f"the key {cells['key']}"] if row.key else []
+            if row.chosen or not row.key:
+                _check_names(row)
             if row.chosen:
                 channel = _check(row, stacks[row.key], accepts)
                 once.append(f"a {channel} of case {row.case}")
@@ -180,10 +187,15 @@ def table(rows: Sequence[Row], accepts: Mapping[str, Sequence[str]]) -> str:
         lines.append("  ".join([case.ljust(width), *marks]).rstrip())
     lines += [
         f"ambiguous: {row.case} series {row.series}: {row.why_not}"
-        for row in sorted(rows, key=lambda row: (row.case, int(row.series)))
+        for row in sorted(rows, key=_place)
         if row.verdict == "ambiguous" or "W_AMBIGUOUS" in row.why_not
     ]
     return "\n".join(lines)
+
+
+def _place(row: Row) -> tuple[str, int, str, str]:
+    """What rows are sorted by."""
+    return row.case, int(row.series or 0), row.key, row.folder
 
 
 def _number(value: float | None) -> str:
@@ -240,11 +252,21 @@ def _row(cells: Mapping[str, str], stacks: Mapping[str, Stack]) -> Row:
     if chosen not in _YES | _NO:
         raise ConfigError(f"chosen is {cells['chosen']!r}: write y or n")
     key = cells["key"].removeprefix(_KEY_MARK)
+    filled: dict[str, Any] = {column: cells.get(column, "") for column in COLUMNS}
+    row = Row(**filled | {"key": key, "chosen": chosen in _YES})
+    if not key and not row.chosen:
+        return row
     if key not in stacks:
         raise ConfigError(f"no stack has the key {cells['key']!r}: write the sheet anew")
-    filled: dict[str, Any] = {column: cells.get(column, "") for column in COLUMNS}
-    series = str(stacks[key].facts.series_number)
-    return Row(**filled | {"key": key, "chosen": chosen in _YES, "series": series})
+    return replace(row, series=str(stacks[key].facts.series_number))
+
+
+def _check_names(row: Row) -> None:
+    for column in ("case", "subject"):
+        if not _ID.fullmatch(getattr(row, column)):
+            raise ConfigError(
+                f"{column} {getattr(row, column)!r}: use letters, digits, '.', '_' and '-' only"
+            )
 
 
 def _check(row: Row, stack: Stack, accepts: Mapping[str, Sequence[str]]) -> str:
@@ -253,11 +275,6 @@ def _check(row: Row, stack: Stack, accepts: Mapping[str, Sequence[str]]) -> str:
     Raises:
         ConfigError: it cannot.
     """
-    for column in ("case", "subject"):
-        if not _ID.fullmatch(getattr(row, column)):
-            raise ConfigError(
-                f"{column} {getattr(row, column)!r}: use letters, digits, '.', '_' and '-' only"
-            )
     if stack.code:
         raise ConfigError(f"series {row.series} cannot be used: {stack.code}: {stack.problem}")
     channel = channel_of(row.contrast, accepts)

@@ -52,7 +52,7 @@ def split_series(slices: Iterable[Slice], root: Path, digest: Digest) -> list[St
     return [
         stack
         for key in sorted(series)
-        for stack in _split_one(series[key], root.absolute(), digest)
+        for stack in _split_one(series.pop(key), root.absolute(), digest)  # which frees them
     ]
 
 

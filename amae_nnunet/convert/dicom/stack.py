@@ -68,7 +68,7 @@ class Facts:
     orientations: int = 1  # different slice orientations in the series part this stack came from
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SliceFile:
     """One file of a stack: a classic slice, or a multi-frame file.
 

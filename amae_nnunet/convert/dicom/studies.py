@@ -16,14 +16,18 @@ from pathlib import Path
 
 from amae_nnunet.convert.codes import CaseError, warning
 from amae_nnunet.convert.dicom.choose import Choice, Judged, choose, doubts
+from amae_nnunet.convert.dicom.files import Skipped
 from amae_nnunet.convert.dicom.rules import ACCEPTED, Rules, Verdict
 from amae_nnunet.convert.dicom.sheet import Row, channel_of, make_row
 from amae_nnunet.convert.dicom.stack import Stack
+from amae_nnunet.convert.dicom.unreadable import doubts_of, nothing_readable, unreadable_rows
 from amae_nnunet.convert.dicom.volume import DicomVolume
 from amae_nnunet.convert.identity import Identities
 from amae_nnunet.convert.source import NiftiFile, RawCase
 from amae_nnunet.convert.template import Template
 
+_SHEET = "series.tsv, the table of series that --dry_run writes"
+_BY_HAND = Verdict("", ACCEPTED, "user", "chosen by hand in the series sheet", "")
 _LABEL_ENDINGS = (".nii.gz", ".nii")
 
 
@@ -48,12 +52,22 @@ class Selection:
     labels: Path | None = None
 
 
-def select(stacks: Sequence[Stack], selection: Selection) -> tuple[list[Row], list[RawCase]]:
-    """Name the contrasts of all stacks and choose; the sheet's rows, and the cases, by study."""
+def select(
+    stacks: Sequence[Stack], selection: Selection, skipped: Sequence[Skipped] = ()
+) -> tuple[list[Row], list[RawCase]]:
+    """Name the contrasts of all stacks and choose; the sheet's rows, and the cases, by study.
+
+    Args:
+        stacks: all of a tree.
+        selection: what decides.
+        skipped: the files that are no usable image.
+    """
     rows: list[Row] = []
     cases = []
-    for study in _studies(stacks):
-        judged = [Judged(stack, selection.rules.judge(stack.facts, stack.code)) for stack in study]
+    studies = _studies(stacks)
+    lost = _lost(studies, selection.ids, skipped)
+    for study in studies:
+        judged = [_judge(stack, selection.rules) for stack in study]
         accepts = selection.template.accepts
         choices = choose(judged, accepts, b_value=selection.b_value)
         refused = _not_one_study(study)
@@ -66,33 +80,54 @@ def select(stacks: Sequence[Stack], selection: Selection) -> tuple[list[Row], li
             for item, choice in zip(judged, choices, strict=True)
             if choice.channel
         }
+        unreadable = lost.pop(case, [])
+        rows += unreadable
         if selection.strict and not refused:
-            refused = _refused(judged, choices, chosen, selection)
-        cases.append(_case(case, subject, study, chosen, refused, selection))
+            refused = _refused(judged, choices, chosen, selection) or (
+                nothing_readable(unreadable) if unreadable else None
+            )
+        warnings = (*doubts_of(unreadable), *_not_taken(judged, choices, chosen, selection))
+        cases.append(_case(case, subject, study, chosen, refused, selection, warnings))
+    for case, unreadable in lost.items():
+        rows += unreadable
+        cases.append(_lost_case(case, unreadable))
     return rows, cases
 
 
 def select_by_sheet(
-    rows: Sequence[Row], stacks: Mapping[str, Stack], selection: Selection
+    rows: Sequence[Row],
+    stacks: Mapping[str, Stack],
+    selection: Selection,
+    before: Mapping[str, str],
 ) -> list[RawCase]:
     """The cases that a sheet asks for, whatever the rules think.
 
     Args:
         rows: of ``read_sheet``, which has checked them.
         stacks: key -> stack.
-        selection: the rules tell which of the user's choices they share.
+        selection: the rules tell why a contrast was named so.
+        before: key -> contrast of what was chosen before anybody edited the sheet.
     """
+    by_case: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row.case):
+        by_case.setdefault(row.case, []).append(row)
     cases = []
-    for name in sorted({row.case for row in rows}):
-        mine = [row for row in rows if row.case == name]
+    for name, mine in by_case.items():
+        unreadable = [row for row in mine if not row.key]
+        study = [stacks[row.key] for row in mine if row.key]
+        if not study:
+            cases.append(_lost_case(name, unreadable))
+            continue
         chosen = {}
         for row in (row for row in mine if row.chosen):
-            judged = _judged_as(stacks[row.key], row.contrast, selection.rules)
+            judged = _judge(stacks[row.key], selection.rules)
+            if before.get(row.key) != row.contrast:
+                judged = replace(judged, verdict=replace(_BY_HAND, contrast=row.contrast))
             channel = channel_of(row.contrast, selection.template.accepts)
             evidence = judged.verdict.evidence
             chosen[channel] = DicomVolume(judged.stack, evidence, doubts(judged, selection.b_value))
-        study = [stacks[row.key] for row in mine]
-        cases.append(_case(name, mine[0].subject, study, chosen, None, selection))
+        warnings = doubts_of(unreadable)
+        cases.append(_case(name, mine[0].subject, study, chosen, None, selection, warnings))
     return cases
 
 
@@ -108,12 +143,28 @@ def _names(stack: Stack, ids: Identities) -> tuple[str, str]:
     return ids.case(stack.study), ids.subject(stack.patient or f"study {stack.study}")
 
 
-def _judged_as(stack: Stack, contrast: str, rules: Rules) -> Judged:
-    """A stack as the contrast that the user named; the rules' own evidence if they agree."""
-    verdict = rules.judge(stack.facts, stack.code)
-    if verdict.status != ACCEPTED or verdict.contrast != contrast:
-        verdict = Verdict(contrast, ACCEPTED, "user", "sheet", "named in the sheet")
-    return Judged(stack, verdict)
+def _judge(stack: Stack, rules: Rules) -> Judged:
+    return Judged(stack, rules.judge(stack.facts, stack.code, stack.problem))
+
+
+def _lost(
+    studies: Sequence[Sequence[Stack]], ids: Identities, skipped: Sequence[Skipped]
+) -> dict[str, list[Row]]:
+    """Case -> the rows of what cannot be read and belongs to it, or is all that there is of it."""
+    owners: dict[str, set[tuple[str, str]]] = {}
+    for study in studies:
+        for stack in study:
+            owners.setdefault(stack.folder, set()).add(_names(study[0], ids))
+    lost: dict[str, list[Row]] = {}
+    for row in unreadable_rows(skipped, owners, ids):
+        lost.setdefault(row.case, []).append(row)
+    return lost
+
+
+def _lost_case(case: str, unreadable: Sequence[Row]) -> RawCase:
+    error = nothing_readable(unreadable)
+    subject = unreadable[0].subject
+    return RawCase(case, case, subject, code=error.code, problem=error.message)
 
 
 def _case(
@@ -123,6 +174,7 @@ def _case(
     chosen: Mapping[str, DicomVolume],
     refused: CaseError | None,
     selection: Selection,
+    more: Sequence[str],
 ) -> RawCase:
     template = selection.template
     contrasts = {name: chosen[name] for name in template.contrasts if name in chosen}
@@ -149,7 +201,7 @@ def _case(
         label,
         code=code,
         problem=problem,
-        warnings=(*warnings, *_frames(contrasts)),
+        warnings=(*warnings, *more, *_frames(contrasts)),
     )
 
 
@@ -159,9 +211,7 @@ def _not_one_study(study: Sequence[Stack]) -> CaseError | None:
     if study[0].study and len(patients) < 2:
         return None
     what = f"{len(patients)} patients share one" if study[0].study else "the files have no"
-    return CaseError(
-        "E_AMBIGUOUS", f"{what} StudyInstanceUID: name the cases in the series sheet (--dry_run)"
-    )
+    return CaseError("E_AMBIGUOUS", f"{what} StudyInstanceUID: name the cases in {_SHEET}")
 
 
 def _refused(
@@ -180,7 +230,26 @@ def _refused(
     ]
     if not doubtful:
         return None
-    return CaseError("E_AMBIGUOUS", f"{'; '.join(doubtful)}: choose in the series sheet")
+    return CaseError("E_AMBIGUOUS", f"{'; '.join(doubtful)}: choose in {_SHEET}")
+
+
+def _not_taken(
+    judged: Sequence[Judged],
+    choices: Sequence[Choice],
+    chosen: Mapping[str, DicomVolume],
+    selection: Selection,
+) -> list[str]:
+    """A doubt for each stack that may be a contrast which the study lacks."""
+    return [
+        warning(
+            "W_AMBIGUOUS",
+            f"series {item.facts.series_number} may be {item.verdict.contrast} and was not taken: "
+            f"{choice.why_not}",
+        )
+        for item, choice in zip(judged, choices, strict=True)
+        if choice.ambiguous
+        and channel_of(item.verdict.contrast, selection.template.accepts) not in chosen
+    ]
 
 
 def _unusable(
@@ -209,9 +278,7 @@ def _required(missing: Sequence[str], unusable: Mapping[str, CaseError]) -> Case
         if channel in unusable:
             return CaseError(unusable[channel].code, f"{channel}: {unusable[channel].message}")
     what = f"no {' and no '.join(missing)} (required)" if missing else "no contrast at all"
-    return CaseError(
-        "E_REQUIRED", f"{what} was recognised: see --dry_run, and name series in the series sheet"
-    )
+    return CaseError("E_REQUIRED", f"{what} was recognised: if a series is one, say so in {_SHEET}")
 
 
 def _frames(contrasts: Mapping[str, DicomVolume]) -> list[str]:

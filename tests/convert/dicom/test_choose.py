@@ -62,8 +62,8 @@ def test_each_contrast_feeds_its_channel():
         ({"tier": "type"}, {"tier": "private"}, "stronger evidence"),
         ({"tier": "private"}, {"tier": "text"}, "stronger evidence"),
         ({"tier": "text"}, {"tier": "physics"}, "stronger evidence"),
-        ({"plane": "axial"}, {"plane": "coronal"}, "wanted plane"),
-        ({"plane": "sagittal", "isotropic_3d": True}, {"plane": "oblique"}, "wanted plane"),
+        ({"plane": "axial"}, {"plane": "coronal"}, "axial"),
+        ({"plane": "sagittal", "isotropic_3d": True}, {"plane": "oblique"}, "axial"),
         ({"coverage": 90.0}, {"coverage": 89.0}, "whole head"),
         ({"image_type": ("M", "NORM")}, {"image_type": ("M", "ND")}, "corrected"),
         ({"image_type": ("M", "NORM", "DIS2D")}, {"image_type": ("M", "NORM")}, "corrected"),
@@ -113,10 +113,10 @@ def test_equal_stacks_are_a_doubt_that_is_reported():
     assert all(choice.ambiguous for choice in echoes)
 
 
-def test_the_wanted_plane_is_an_option():
+def test_axial_goes_first():
     study = [stack("T2", 1), stack("T2", 2, plane="coronal")]
     assert taken(study) == {"T2": 1}
-    assert taken(study, plane="coronal") == {"T2": 2}
+    assert choose(study, EACH)[1].why_not == "series 1 is taken: the other is axial"
 
 
 def b(value, number, **more):

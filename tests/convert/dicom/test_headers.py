@@ -1,4 +1,5 @@
 import gzip
+import io
 import os
 import shutil
 import zipfile
@@ -20,7 +21,7 @@ from convert.studies import voxels
 
 from amae_nnunet.convert.dicom import scan as scan_module
 from amae_nnunet.convert.dicom import vendor
-from amae_nnunet.convert.dicom.headers import read_header
+from amae_nnunet.convert.dicom.headers import Damaged, NotAnImage, read_header
 from amae_nnunet.convert.dicom.scan import scan_dicom
 from amae_nnunet.errors import ConfigError, InputError
 
@@ -266,7 +267,10 @@ def scan(tmp_path, processes=1):
 
 
 def names(result):
-    return {skipped.path: (skipped.code, skipped.reason) for skipped in result.skipped}
+    return {
+        f"{skipped.path}/{skipped.member}".rstrip("/"): (skipped.code, skipped.reason)
+        for skipped in result.skipped
+    }
 
 
 def test_any_depth_and_order(tmp_path):
@@ -337,20 +341,52 @@ def test_what_is_no_image(tmp_path):
     assert result.reasons["not DICOM"] == 2
 
 
-@pytest.mark.parametrize("size", [300, 800, -100])
+@pytest.mark.parametrize("size", [0, 300, 800, -270, -100])
 def test_a_file_cut_short(tmp_path, size):
     paths = write_series(tmp_path / "raw", voxels())
     cut(paths[3], size)
     result = scan(tmp_path)
-    if size == -100:  # in its pixels
-        assert (result.stacks[0].code, len(result.skipped)) == ("E_DAMAGED", 0)
-        assert "image 4 of the series: its pixels are cut short" in result.stacks[0].problem
+    if size < 0:  # the header still says of which series it is
+        what = "its pixels are cut short" if size == -100 else "it ends before its pixels"
+        codes = {stack.code: stack.problem for stack in result.stacks}
+        assert result.skipped == []
+        assert f"image 4 of the series: {what}" in codes["E_DAMAGED"]
         return
-    # The header is gone, so the slice is missing.
     assert result.stacks[0].code == "E_MISSING_SLICES"
-    ((name, (code, _)),) = names(result).items()
-    assert name == "IM0004"
-    assert code in ("E_DAMAGED", "")
+    ((name, (code, reason)),) = names(result).items()
+    assert (name, code) == ("IM0004", "E_DAMAGED")
+    assert reason == ("it ends in its header" if size else "it is empty")
+
+
+@pytest.mark.parametrize("name", ["IM1", "x.dcm", "export/1.2.3.IMA", "copy.dcm.gz"])
+def test_no_length_of_a_cut_file_is_taken_for_something_else(tmp_path, name):
+    whole = one(tmp_path).read_bytes()
+    for size in range(len(whole)):
+        try:
+            slices = read_header(io.BytesIO(whole[:size]), name)
+            assert {slice_.code for slice_ in slices} == {"E_DAMAGED"}
+            assert slices[0].study
+        except Damaged:
+            continue
+        except NotAnImage:  # too short for the mark of DICOM, and not called so
+            assert 0 < size < 132
+            assert name == "IM1"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("DONE", b"", ""),
+        ("IM0001", b"", "E_DAMAGED"),
+        ("IM0001", bytes(5000), "E_DAMAGED"),
+        ("a.dcm", b"text", "E_DAMAGED"),
+        ("page1.html", b"text", ""),
+    ],
+)
+def test_what_was_meant_to_be_an_image(tmp_path, name, content, code):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / name).write_bytes(content)
+    assert names(scan(tmp_path))[name][0] == code
 
 
 def test_damaged_archives(tmp_path):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from amae_nnunet.convert.codes import CODES
 from amae_nnunet.convert.dicom import conditions
 from amae_nnunet.convert.dicom.conditions import values_of, words
 from amae_nnunet.convert.dicom.rules import TIERS, load_rules
@@ -493,9 +492,9 @@ def test_the_protocol_counts_where_it_names_one_series():
 
 
 def test_a_stack_that_is_no_volume_is_rejected_with_its_code():
-    verdict = RULES.judge(brain(G, "T2 AX", T2), "E_MISSING_SLICES")
+    verdict = RULES.judge(brain(G, "T2 AX", T2), "E_MISSING_SLICES", "a gap of 14 mm")
     assert (verdict.status, verdict.evidence) == ("rejected", "E_MISSING_SLICES")
-    assert verdict.reason == f"E_MISSING_SLICES: {CODES['E_MISSING_SLICES']}"
+    assert verdict.reason == "E_MISSING_SLICES: a gap of 14 mm"
 
 
 @pytest.mark.parametrize(
@@ -551,12 +550,22 @@ def test_a_new_contrast_and_definitions_of_ones_own(tmp_path):
     assert said(rules.judge(brain(S, "space_dir_sag", more))) == "DIR"
 
 
-def test_the_digest_follows_the_rules(tmp_path):
-    path = user_rules(tmp_path, {"id": "a", "reject": "x", "match": {"text": "x"}})
-    first = load_rules(path).digest
-    assert first == load_rules(path).digest != RULES.digest == load_rules().digest
-    user_rules(tmp_path, {"id": "a", "reject": "x", "match": {"text": "y"}})
-    assert load_rules(path).digest != first
+def test_a_rule_for_a_contrast_that_no_channel_takes(tmp_path):
+    match = {"text": "x"}
+    path = user_rules(
+        tmp_path,
+        {"id": "no", "reject": "x", "match": match},
+        {"id": "gre", "contrast": "GRE", "match": match},
+        {"id": "pd", "contrast": "PD", "ambiguous": "x", "match": match},
+        {"id": "dir", "contrast": "DIR", "match": match},
+    )
+    accepts = {"T1": ["T1"], "SWI": ["SWI", "GRE"]}
+    found = load_rules(path).without_channel(accepts)
+    assert [(verdict.evidence, verdict.contrast) for verdict in found] == [
+        ("pd", "PD"),
+        ("dir", "DIR"),
+    ]
+    assert RULES.without_channel(accepts) == []
 
 
 OK = {"id": "a", "reject": "x", "match": {"text": "x"}}

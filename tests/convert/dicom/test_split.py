@@ -21,7 +21,7 @@ from convert.studies import voxels
 
 from amae_nnunet.convert.codes import CODES
 from amae_nnunet.convert.dicom.headers import read_header
-from amae_nnunet.convert.dicom.index import load_index, save_index
+from amae_nnunet.convert.dicom.index import Index, find_index, load_index, save_index
 from amae_nnunet.convert.dicom.pixels import pixel_digest
 from amae_nnunet.convert.dicom.scan import scan_dicom
 from amae_nnunet.convert.dicom.split import split_series
@@ -189,7 +189,15 @@ def test_missing_slices(root):
     paths[5].unlink()
     stack = only(root)
     assert stack.code == "E_MISSING_SLICES"
-    assert "slices 4 and 5 of 6 are 9.00 mm apart, others 3.00 mm" in stack.problem
+    said = "slices 4 and 5 of 6 are 9.00 mm apart, others 3.00 mm: there is no slice at 5.0, 8.0 mm"
+    assert said in stack.problem
+
+
+def test_the_places_of_many_missing_slices(root):
+    paths = write_series(root, voxels(shape=(4, 4, 20)))
+    for index in (2, 3, 7, 8, 9, 10, 15):
+        paths[index].unlink()
+    assert "no slice at -1.0, 2.0, 14.0, 17.0, 20.0 and 2 more mm" in only(root).problem
 
 
 @pytest.mark.parametrize(
@@ -432,14 +440,37 @@ def test_the_index_gives_the_stacks_back(root, tmp_path):
     write_series(root / "c", voxels(0), number=3)[0].unlink()
     found = stacks(root)
     assert {stack.code for stack in found} == {"", "E_MISSING_SLICES"}
-    save_index(found, tmp_path / "index.json")
-    assert load_index(tmp_path / "index.json") == found
+    index = Index(found, {found[0].key: "T1"})
+    save_index(index, tmp_path / "index.json")
+    assert load_index(tmp_path / "index.json") == index
     assert (tmp_path / "index.json").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"schema": 0, "stacks": []}', '{"schema": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"schema": 0}',
+        '{"schema": 2}',
+        '{"schema": 2, "chosen": {}}\n{"key',
+    ],
+)
 def test_what_is_no_index(tmp_path, content):
     path = tmp_path / "index.json"
     path.write_text(content)
-    with pytest.raises(ConfigError, match="remove it and scan again"):
+    with pytest.raises(ConfigError, match="remove it and its sheet, and write them anew"):
         load_index(path)
+
+
+def test_the_index_of_a_sheet_that_was_saved_under_another_name(tmp_path):
+    sheet = tmp_path / "mine.tsv"
+    with pytest.raises(ConfigError, match=r"mine.index.json is not there: copy the .index.json"):
+        find_index(sheet)
+    (tmp_path / "series.index.json").touch()
+    assert find_index(sheet) == tmp_path / "series.index.json"
+    (tmp_path / "other.index.json").touch()
+    with pytest.raises(ConfigError, match=r"other.index.json, series.index.json\? copy the right"):
+        find_index(sheet)
+    (tmp_path / "mine.index.json").touch()
+    assert find_index(sheet) == tmp_path / "mine.index.json"

@@ -1,6 +1,7 @@
 """From a DICOM tree to cases, by the rules and by a sheet."""
 
 import json
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +26,7 @@ TEMPLATE = make_template(
 )
 STUDY = uid("study", "S1")
 IDS = Identities(b"k" * 32)
+BY_HAND = "chosen by hand in the series sheet"
 TIMES = {"AcquisitionTime": "101500"}
 
 
@@ -50,9 +52,15 @@ def write_study(folder, *, patient="P1", study="S1", without=(), frame="F"):
 
 def go(root, **changes):
     selection = replace(Selection(TEMPLATE, load_rules(), IDS), **changes)
-    stacks = scan_dicom(root).stacks
-    rows, cases = select(stacks, selection)
-    return selection, {stack.key: stack for stack in stacks}, rows, cases
+    found = scan_dicom(root)
+    rows, cases = select(found.stacks, selection, found.skipped)
+    return selection, {stack.key: stack for stack in found.stacks}, rows, cases
+
+
+def by_sheet(edited, stacks, selection, rows):
+    """The cases of an edited sheet; ``rows``: as it was written."""
+    before = {row.key: row.contrast for row in rows if row.chosen}
+    return select_by_sheet(edited, stacks, selection, before)
 
 
 def test_a_study_is_a_case_and_a_patient_a_subject(tmp_path):
@@ -141,7 +149,7 @@ def test_the_sheet_unedited_gives_the_same_cases(tmp_path):
     write_study(tmp_path / "a")
     write_study(tmp_path / "b", study="S2", without=["T1"])
     selection, stacks, rows, cases = go(tmp_path)
-    again = select_by_sheet(rows, stacks, selection)
+    again = by_sheet(rows, stacks, selection, rows)
     assert again == sorted(cases, key=lambda raw: raw.case)
 
 
@@ -154,9 +162,9 @@ def test_what_the_user_writes_into_the_sheet_wins(tmp_path):
         else replace(row, case="mine", contrast="T1")
         for row in rows
     ]
-    (raw,) = select_by_sheet(edited, stacks, replace(selection, template=no_required()))
+    (raw,) = by_sheet(edited, stacks, replace(selection, template=no_required()), rows)
     assert (raw.case, list(raw.contrasts)) == ("mine", ["ADC", "T1"])
-    assert raw.contrasts["T1"].facts["evidence"] == "sheet"
+    assert raw.contrasts["T1"].facts["evidence"] == BY_HAND
     assert raw.contrasts["ADC"].facts["evidence"] == "type.adc"
     assert np.array_equal(raw.contrasts["T1"].read()[0], voxels(2))
 
@@ -171,3 +179,122 @@ def test_facts_of_a_case_hold_no_text_of_a_header(tmp_path):
     said = json.dumps([dict(source.facts) for source in raw.contrasts.values()])
     assert "t1_se" not in said
     assert "1015" not in said
+
+
+def test_another_series_of_the_same_contrast_is_a_choice_by_hand(tmp_path):
+    write_study(tmp_path)
+    write_series(tmp_path, voxels(5), number=1, series="old", image_type=ADC, names="old{}",
+        study="S1", FrameOfReferenceUID=uid("F"), AcquisitionTime="090000")  # fmt: skip
+    selection, stacks, rows, (raw,) = go(tmp_path)
+    assert np.array_equal(raw.contrasts["ADC"].read()[0], voxels(1))
+    edited = [replace(r, chosen=not r.chosen) if r.contrast == "ADC" else r for r in rows]
+    (raw,) = by_sheet(edited, stacks, selection, rows)
+    assert np.array_equal(raw.contrasts["ADC"].read()[0], voxels(5))
+    assert raw.contrasts["ADC"].facts["evidence"] == BY_HAND
+    assert raw.contrasts["TRACE"].facts["evidence"] == "type.tracew"
+
+
+def test_the_sheet_says_what_is_wrong_with_a_stack(tmp_path):
+    write_study(tmp_path)
+    (tmp_path / "t112").unlink()
+    *_, rows, _ = go(tmp_path)
+    (row,) = [row for row in rows if row.verdict == "rejected"]
+    assert row.why_not.startswith("E_MISSING_SLICES: slices 11 and 12 of 23 are 6.00 mm apart")
+
+
+# --- what cannot be read
+
+
+def lost(folder, count=3, content=b""):
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        (folder / f"{index:04d}.dcm").write_bytes(content)
+
+
+def test_files_beside_those_of_a_study_are_its_doubt(tmp_path):
+    write_study(tmp_path / "a")
+    lost(tmp_path / "a")
+    selection, stacks, rows, (raw,) = go(tmp_path)
+    said = "3 files of a folder cannot be read: it is empty"
+    assert (raw.code, raw.warnings) == ("", (f"W_UNREADABLE: {said}",))
+    (row,) = [row for row in rows if not row.key]
+    assert (row.verdict, row.evidence, row.why_not) == ("unreadable", "E_DAMAGED", said)
+    assert (row.case, row.folder, row.chosen) == (raw.case, "a", False)
+    assert by_sheet(rows, stacks, selection, rows) == [raw]
+    *_, (raw,) = go(tmp_path, strict=True)
+    assert raw.code == "E_DAMAGED"
+    assert raw.problem.startswith(said)
+
+
+@pytest.mark.parametrize("folder", ["b", "a/deep", "b/c"])
+def test_files_that_belong_to_nobody_are_a_case_that_failed(tmp_path, folder):
+    write_study(tmp_path / "raw" / "a")
+    lost(tmp_path / "raw" / folder)
+    lost(tmp_path / "raw" / folder / "..", 1, b"text")
+    (tmp_path / "raw" / folder / "readme.txt").write_text("never an image")
+    selection, stacks, rows, cases = go(tmp_path / "raw")
+    failed = [raw for raw in cases if raw.code]
+    assert {raw.code for raw in failed} == {"E_DAMAGED"}
+    assert any("3 files of a folder cannot be read: it is empty" in raw.problem for raw in failed)
+    assert {row.folder for row in rows if row.case == failed[-1].case} <= {folder, ".", "a", "b"}
+    assert all(folder not in raw.problem for raw in failed if len(folder) > 1)
+    assert len([raw for raw in cases if raw.contrasts]) == 1
+    again = by_sheet(rows, stacks, selection, rows)
+    assert again == sorted(cases, key=lambda raw: raw.case)
+    kept = [row for row in rows if row.key]  # who has looked takes the rows out
+    assert not [raw for raw in by_sheet(kept, stacks, selection, rows) if raw.code]
+
+
+def test_a_folder_of_two_studies_owns_nothing(tmp_path):
+    write_study(tmp_path, without=["ADC", "T1"])
+    write_study(tmp_path, study="S2", without=["TRACE", "T1"])
+    lost(tmp_path, 1)
+    *_, cases = go(tmp_path)
+    assert sorted(raw.code for raw in cases) == ["E_DAMAGED", "E_REQUIRED", "E_REQUIRED"]
+
+
+def test_nothing_but_damage(tmp_path):
+    lost(tmp_path / "a")
+    lost(tmp_path / "b", 2, b"no image")
+    *_, cases = go(tmp_path)
+    assert [raw.problem.split(": copy")[0] for raw in cases] == [
+        "3 files of a folder cannot be read: it is empty",
+        "2 files of a folder cannot be read: it does not start like DICOM",
+    ]
+
+
+def test_several_reasons_are_counted(tmp_path):
+    lost(tmp_path / "a", 3)
+    (tmp_path / "a" / "0000.dcm").write_bytes(b"text")
+    with zipfile.ZipFile(tmp_path / "b", "w") as archive:
+        archive.writestr("x.dcm", b"text")
+    *_, rows, cases = go(tmp_path)
+    assert [row.why_not for row in rows] == [
+        "3 files of a folder cannot be read: it is empty (2), it does not start like DICOM (1)",
+        "1 file of a folder cannot be read: it does not start like DICOM",
+    ]
+    assert [row.folder for row in rows] == ["a", "b"]
+    assert len(cases) == 2
+
+
+def test_a_strict_user_has_decided_in_the_sheet(tmp_path):
+    write_study(tmp_path)
+    (tmp_path / "t112").unlink()
+    lost(tmp_path, 1)
+    selection, stacks, rows, (raw,) = go(tmp_path, strict=True)
+    assert raw.code == "E_MISSING_SLICES"
+    (raw,) = by_sheet(rows, stacks, selection, rows)
+    assert raw.code == ""
+    assert [text.split(":")[0] for text in raw.warnings] == ["W_DROPPED", "W_UNREADABLE"]
+
+
+def test_a_series_that_may_be_a_contrast_is_a_doubt(tmp_path):
+    write_study(tmp_path, without=["T1"])
+    write_series(
+        tmp_path, voxels(3), number=3, description="t1_se_tra", echo_time=60.0,
+        names="t1{}", FrameOfReferenceUID=uid("F"), **TIMES,
+    )  # fmt: skip
+    *_, (raw,) = go(tmp_path)
+    (doubt,) = raw.warnings
+    assert doubt.startswith("W_AMBIGUOUS: series 3 may be T1 and was not taken: ")
+    assert go(tmp_path, strict=True)[-1][0].code == "E_AMBIGUOUS"
