@@ -191,12 +191,13 @@ def prepare(dataset: PreprocessedDataset, options: Options) -> tuple[Run, list[S
     run = new_run(dataset, contrasts, studies, folder, options.device, ranks, options.shard)
     config = run.model.config
     log.info(
-        "pre-training on %d studies (%s), %d tokens of %s voxels a contrast, on %s",
+        "pre-training on %d studies (%s), %d tokens of %s voxels a contrast, on %d x %s",
         len(studies),
         ", ".join(config.contrasts),
         config.num_tokens,
         "x".join(map(str, config.token_size)),
-        run.device,
+        ranks.size,
+        run.device.type,
     )
     crops = RandomCrops(studies, config.num_contrasts, config.patch_size, run.config.seed)
     return run, studies, Batches.of(crops, run.config, ranks)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -79,6 +79,12 @@ class Ranks:
             raise SystemExit(answer[1])
         return answer[0]
 
+    def fail(self, error: AMAEError) -> NoReturn:
+        """Raise an error that all processes find at the same step; only rank 0 tells it."""
+        if self.rank:
+            raise SystemExit(error.exit_code)
+        raise error
+
     def _reduced(self, numbers: Sequence[int], how: Any) -> list[int]:
         if self.size == 1:
             return list(numbers)
@@ -134,6 +140,6 @@ def _lost_process(size: int) -> Iterator[None]:
         if not any(word in str(error) for word in _BROKEN):
             raise
         raise AMAEError(
-            f"another of the {size} processes of this run ended (torchrun says which and how): "
-            "what was saved is intact; continue with --c"
+            f"another of the {size} processes of this run ended (torchrun says which and how; "
+            "signal 9 is often a lack of memory): what was saved is intact; continue with --c"
         ) from None

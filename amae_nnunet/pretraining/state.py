@@ -51,9 +51,11 @@ def check_finite(run: Run, back: int = 1) -> None:
 
 
 def _stop(run: Run, what: str) -> NoReturn:
-    raise AMAEError(
-        f"{what} in epoch {run.epoch}: the state saved before is good; lower pretraining.lr with "
-        "amae-nnunet-configure and continue with --c"
+    run.ranks.fail(
+        AMAEError(
+            f"{what} in epoch {run.epoch}: the state saved before is good; lower pretraining.lr "
+            "with amae-nnunet-configure and continue with --c"
+        )
     )
 
 

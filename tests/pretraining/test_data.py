@@ -70,7 +70,7 @@ def test_workers_give_the_same_batches(opened):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the mask from /proc")
 def test_a_stop_signal_never_reaches_a_worker_that_is_starting(opened):
     with signals_held():
-        batches = iter(crop_loader(crops_of(opened), 0, 2, 2, num_workers=1, pin_memory=False))
+        batches = iter(crop_loader(crops_of(opened), [[0, 1]], num_workers=1, pin_memory=False))
     status = Path(f"/proc/{batches._workers[0].pid}/status").read_text()
     blocked = int(re.search(r"SigBlk:\s+(\w+)", status).group(1), 16)
     assert all(blocked >> (number - 1) & 1 for number in SIGNALS)
@@ -84,7 +84,7 @@ def test_a_worker_that_hangs_ends_the_run(opened, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "_LONGEST_READ", 8)
     wanted = "hangs .* continue with --c"
     with pytest.raises(AMAEError, match=wanted), _readers():
-        list(crop_loader(crops, 0, 2, 2, num_workers=1, pin_memory=False))
+        list(crop_loader(crops, [[0, 1]], num_workers=1, pin_memory=False))
     assert multiprocessing.active_children() == []
 
 
