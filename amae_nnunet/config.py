@@ -263,10 +263,9 @@ class PretrainingConfig:
 
     num_epochs: int = 500
     iterations_per_epoch: int = 0  # 0: as many as give each study one crop; not in the paper
-    batch_size: int = 4  # studies
-    slot_budget: int = (
-        0  # images in each batch exactly, the rest is filled; 0: what the studies have
-    )
+    batch_size: int = 4  # studies of a batch, on all processes together; see slot_budget
+    slot_budget: int = 0  # above 0, a pass has as many studies as fill so many images; not in paper
+    passes: int = 1  # parts of a batch, whose gradients add up; not in the paper
     activation_checkpointing: bool = False  # less memory, a third more time; not in the paper
     lr: float = 1e-5
     schedule: str = "constant"  # or "cosine", with warm-up over 5 %; not in the paper
@@ -277,7 +276,7 @@ class PretrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for key in ("num_epochs", "batch_size"):
+        for key in ("num_epochs", "batch_size", "passes"):
             _require(getattr(self, key) >= 1, f"{key}={getattr(self, key)} must be at least 1")
         for key in ("iterations_per_epoch", "slot_budget", "weight_decay", "picture_every", "seed"):
             _require(getattr(self, key) >= 0, f"{key}={getattr(self, key)} must not be below 0")

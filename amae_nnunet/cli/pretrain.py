@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import sys
+from typing import TYPE_CHECKING
 
 from amae_nnunet.cli import command
+
+if TYPE_CHECKING:
+    import torch
+
+    from amae_nnunet.pretraining.ranks import Ranks
 
 EPILOG = """\
 All values of the model and the training are set with amae-nnunet-configure. The checkpoint goes to
@@ -13,6 +21,7 @@ $nnUNet_results/DATASET/AMAEPretraining__PLANS__CONFIGURATION/, where AMAETraine
 examples:
   amae-nnunet-pretrain 501 3d_fullres
   amae-nnunet-pretrain 501 3d_fullres --unlabeled 500 502     more studies, of any contrasts
+  torchrun --nproc_per_node=8 -m amae_nnunet.cli.pretrain 501 3d_fullres     eight GPUs
 """
 
 
@@ -53,6 +62,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--c", dest="resume", action="store_true", help="continue a stopped run")
     parser.add_argument(
+        "--shard",
+        action="store_true",
+        help="under torchrun: cut weights and optimizer in pieces, one a process (FSDP2), for "
+        "encoders that are too large for one GPU",
+    )
+    parser.add_argument(
         "-device", choices=("cuda", "cpu", "mps"), help="default: cuda if it is there"
     )
     return command.run(parser, _pretrain, argv)
@@ -60,6 +75,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _pretrain(args: argparse.Namespace) -> int:
     import torch
+
+    from amae_nnunet.pretraining.ranks import join
+
+    with join(args.device or ("cuda" if torch.cuda.is_available() else "cpu")) as (ranks, device):
+        if ranks.rank:
+            logging.getLogger("amae_nnunet").setLevel(logging.ERROR)  # the first one says it all
+        return _pretrain_on(args, ranks, device)
+
+
+def _pretrain_on(args: argparse.Namespace, ranks: Ranks, device: torch.device) -> int:
     from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
     from amae_nnunet.plans.preprocessed import PreprocessedDataset
@@ -67,28 +92,36 @@ def _pretrain(args: argparse.Namespace) -> int:
     from amae_nnunet.pretraining.loop import Options, prepare, pretrain
     from amae_nnunet.pretraining.stop import Stopped
 
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dataset = PreprocessedDataset.open(args.dataset, args.configuration, args.plans)
+    dataset = ranks.from_first(
+        lambda: PreprocessedDataset.open(args.dataset, args.configuration, args.plans)
+    )
     options = Options(
         args.fold,
         tuple(args.unlabeled),
         tuple(args.pictures),
-        torch.device(device),
+        device,
         get_allowed_n_proc_DA(),
         max(1, args.np),
         args.tensorboard,
+        ranks,
+        args.shard,
     )
+    say = print if ranks.rank == 0 else lambda _: None
     if args.estimate:
-        run, _, crops = prepare(dataset, options)
-        print(estimate(run, crops, options.num_workers))
+        run, _, batches = prepare(dataset, options)
+        say(estimate(run, batches, options.num_workers))
         return 0
     try:
         path = pretrain(dataset, options, args.resume)
     except Stopped as stop:
-        print(stop)
+        say(stop)
         return stop.exit_code
-    print(f"wrote {path}")
+    say(f"wrote {path}")
     plans = f" -p {args.plans}" if args.plans != "nnUNetPlans" else ""
     number = dataset.name[7:10]
-    print(f"next: nnUNetv2_train {number} {args.configuration} 0 -tr AMAETrainer{plans}")
+    say(f"next: nnUNetv2_train {number} {args.configuration} 0 -tr AMAETrainer{plans}")
     return 0
+
+
+if __name__ == "__main__":  # for torchrun
+    sys.exit(main())

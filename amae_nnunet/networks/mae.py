@@ -32,17 +32,24 @@ class MAEOutput:
 
     Attributes:
         loss: mean squared error over all hidden voxels, a scalar.
-        contrast_loss: the same over the hidden voxels of each contrast, (C,); NaN where none is.
+        error: mean squared error of each hidden token, summed for each contrast, (C,).
+        count: hidden tokens of each contrast, (C,).
         pred: predicted voxels of the hidden tokens, (T, p).
         masked: hidden tokens, bool (M, L), as packed.
         slots: the study and contrast of each slot, as packed.
     """
 
     loss: Tensor
-    contrast_loss: Tensor
+    error: Tensor
+    count: Tensor
     pred: Tensor
     masked: Tensor
     slots: Slots
+
+    @property
+    def contrast_loss(self) -> Tensor:
+        """Mean squared error over the hidden voxels of each contrast, (C,); NaN where none is."""
+        return self.error / self.count
 
 
 class AdaptiveMAE(nn.Module):
@@ -89,21 +96,21 @@ class AdaptiveMAE(nn.Module):
             x = block(x, packed.decoder_segments)
         return x
 
-    def forward_loss(self, pred: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
-        """Mean squared error over hidden voxels: in all, and for each contrast (C,)."""
+    def forward_loss(self, pred: Tensor, packed: Packed) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean squared error over hidden voxels; for each contrast (C,) its sum and its tokens."""
         error = (pred - packed.hidden).square().mean(dim=1) * packed.counted  # (T,)
         contrast = packed.contrast[packed.place // packed.position.shape[1]]
         zero = packed.counted.new_zeros(self.config.num_contrasts)
         total = zero.index_add(0, contrast, error.detach())
         count = zero.index_add(0, contrast, packed.counted)
-        return error.sum() / packed.counted.sum(), total / count
+        return error.sum() / packed.counted.sum(), total, count
 
     def forward(self, packed: Packed) -> MAEOutput:
         """Rebuild the hidden tokens of a batch, from ``pack_studies``, from the visible ones."""
         decoded = self.forward_decoder(self.forward_encoder(packed), packed)
         pred = self.decoder_pred(self.decoder_norm(decoded.index_select(0, packed.place)))
-        loss, contrast_loss = self.forward_loss(pred, packed)
-        return MAEOutput(loss, contrast_loss, pred, packed.masked, packed.slots)
+        loss, error, count = self.forward_loss(pred, packed)
+        return MAEOutput(loss, error, count, pred, packed.masked, packed.slots)
 
     def reconstruct(self, output: MAEOutput, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images for figure 2, from the output of a pass over ``x`` (B, C, Z, Y, X).

@@ -67,8 +67,8 @@ class Slots:
         spare = budget - len(self.study)
         if spare < 0:
             raise ConfigError(
-                f"a batch has {len(self.study)} images but slot_budget={budget}: raise "
-                "pretraining.slot_budget, lower pretraining.batch_size, or set slot_budget=0"
+                f"a pass has {len(self.study)} images but slot_budget={budget}: raise "
+                "pretraining.slot_budget, or set slot_budget=0"
             )
         study, contrast = (torch.cat([t, t[:1].expand(spare)]) for t in (self.study, self.contrast))
         counts = [*self.counts, *[1] * spare]

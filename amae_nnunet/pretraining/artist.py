@@ -27,14 +27,16 @@ DRAW_SECONDS = 60.0  # between two drawings of progress.png
 
 
 class Artist:
-    """Called at the end of each epoch.
+    """Called at the end of each epoch, by all processes (a model in pieces runs on all of them).
 
     Args:
         dataset: the labelled data set.
         fold: of the run.
         studies: that the run trains on.
         names: cases to draw, ``case`` or ``DatasetXXX_Name/case``.
-        board: where the numbers go as well.
+
+    Attributes:
+        board: where the numbers go as well, if it is set.
 
     Raises:
         ConfigError: there is no such case.
@@ -46,7 +48,6 @@ class Artist:
         fold: str,
         studies: Sequence[Study],
         names: Sequence[str] = (),
-        board: TensorBoard | None = None,
     ) -> None:
         self.transpose_forward = dataset.plans["transpose_forward"]
         held_out = []
@@ -54,7 +55,7 @@ class Artist:
             cases = sorted(set(dataset.cases()) - set(dataset.training_cases(fold)))
             held_out = labelled_studies(dataset, cases)
         self.studies = _choose([*held_out, *studies], held_out or studies, names)
-        self.board = board
+        self.board: TensorBoard | None = None
         self.drawn = 0.0
 
     def __call__(self, run: Run) -> None:
@@ -62,7 +63,8 @@ class Artist:
         if self.board:
             self.board.add(run.rows[-1])
         last = run.epoch == run.config.num_epochs
-        if last or time.monotonic() - self.drawn > DRAW_SECONDS:
+        due = last or time.monotonic() - self.drawn > DRAW_SECONDS
+        if due and run.ranks.rank == 0:
             save_progress(run.folder / PROGRESS_NAME, run.rows)
             self.drawn = time.monotonic()
         every = run.config.picture_every
@@ -72,16 +74,18 @@ class Artist:
     def draw_reconstructions(self, run: Run) -> None:
         """Write ``reconstruction_epoch_XXX.png``; it shows no name of a case."""
         seed, ratio = run.config.seed, run.config.mask_ratio
-        save_reconstruction(
-            run.folder / f"reconstruction_epoch_{run.epoch:03d}.png",
-            run.model.config.contrasts,
-            {
-                f"study {number}": rebuild_middle(run.model, study, ratio, seed + number)
-                for number, study in enumerate(self.studies, 1)
-            },
-            run.model.config.spacing,
-            self.transpose_forward,
-        )
+        rebuilt = {
+            f"study {number}": rebuild_middle(run.model, study, ratio, seed + number)
+            for number, study in enumerate(self.studies, 1)
+        }
+        if run.ranks.rank == 0:
+            save_reconstruction(
+                run.folder / f"reconstruction_epoch_{run.epoch:03d}.png",
+                run.model.config.contrasts,
+                rebuilt,
+                run.model.config.spacing,
+                self.transpose_forward,
+            )
 
 
 def _choose(

@@ -90,7 +90,7 @@ def errors_under(
     present[names] = True
     order = np.argsort(names).tolist()  # slots run by name, masks belong to images
     batch = x[None].to(model.mask_token.device)
-    output = run_model(model, batch, Slots.of(present[None]), masked[order])
+    output = run_model(model, batch, Slots.of(present[None]), masked[order], model.config)
     hidden, rebuilt = (part[0].cpu() for part in model.reconstruct(output, batch))
     errors = {}
     for row, name in zip(rows, names, strict=True):

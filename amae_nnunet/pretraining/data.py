@@ -8,10 +8,12 @@ which does not describe its crops.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -21,7 +23,11 @@ from amae_nnunet.pretraining.studies import Study
 _LONGEST_READ = 900  # s, of a batch
 
 #: Images (C, Z, Y, X), zero where absent, and which contrasts are present, bool (C,).
-Sample = tuple[Tensor, Tensor]
+Crop = tuple[Tensor, Tensor]
+#: A crop, and the seed of its masks.
+Sample = tuple[Tensor, Tensor, int]
+#: Samples of one pass: (B, C, Z, Y, X), (B, C) and (B,).
+Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class RandomCrops(Dataset[Sample]):
@@ -31,7 +37,7 @@ class RandomCrops(Dataset[Sample]):
         studies: in any order.
         num_contrasts: C, of the model.
         patch_size: voxels (z, y, x); smaller volumes are padded with zeros.
-        seed: of the order, the places and the flips.
+        seed: of the order, the places, the flips and the masks.
     """
 
     def __init__(
@@ -45,8 +51,19 @@ class RandomCrops(Dataset[Sample]):
     def study_of(self, sample: int) -> Study:
         """The study that a sample is cut from."""
         turn, place = divmod(sample, len(self.studies))
-        order = np.random.default_rng([self.seed, 0, turn]).permutation(len(self.studies))
-        return self.studies[order[place]]
+        return self.studies[self._order(turn)[place]]
+
+    def slots_from(self, sample: int) -> Iterator[tuple[int, int]]:
+        """Each sample from ``sample`` on, without end, and the number of its study's contrasts."""
+        turn, place = divmod(sample, len(self.studies))
+        for now in itertools.count(turn):
+            order = self._order(now)[place if now == turn else 0 :]
+            for study in order.tolist():
+                yield sample, len(self.studies[study].contrasts)
+                sample += 1
+
+    def _order(self, turn: int) -> NDArray[np.int64]:
+        return np.random.default_rng([self.seed, 0, turn]).permutation(len(self.studies))
 
     def __getitem__(self, sample: int) -> Sample:
         """Crop in float32 and its contrasts; only the voxels of present ones are read from disk."""
@@ -57,7 +74,9 @@ class RandomCrops(Dataset[Sample]):
             spare = size - wanted
             first.append(int(rng.integers(spare + 1)) if spare > 0 else spare // 2)
         axes = [axis for axis in range(3) if rng.random() < 0.5]
-        return cut(study, first, self.patch_size, self.num_contrasts, axes)
+        images, present = cut(study, first, self.patch_size, self.num_contrasts, axes)
+        masks = np.random.SeedSequence([self.seed, 2, sample]).generate_state(1)
+        return images, present, int(masks[0])
 
 
 def cut(
@@ -66,7 +85,7 @@ def cut(
     patch_size: Sequence[int],
     num_contrasts: int,
     flip: Sequence[int] = (),
-) -> Sample:
+) -> Crop:
     """The part of a study that begins at voxel ``first``, zero outside the study.
 
     Present are the contrasts that the study has and that are not exactly zero all over the part;
@@ -98,9 +117,9 @@ def cut(
 
 
 def crop_loader(
-    crops: RandomCrops, first: int, last: int, batch_size: int, num_workers: int, pin_memory: bool
+    crops: RandomCrops, passes: Iterable[list[int]], num_workers: int, pin_memory: bool
 ) -> DataLoader[Sample]:
-    """Batches (B, C, Z, Y, X) and (B, C) of the samples ``first`` to ``last - 1``, in order.
+    """A ``Batch`` for the samples of each pass, in order.
 
     The processes that read are spawned: a fork copies locks that a thread of the libraries may hold
     at that moment, and the child then waits for ever.
@@ -111,8 +130,7 @@ def crop_loader(
     """
     return DataLoader(
         crops,
-        batch_size=batch_size,
-        sampler=range(first, last),
+        batch_sampler=passes,
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=ignore_signals,

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import torch
 
-from amae_nnunet.pretraining.data import RandomCrops, crop_loader
-from amae_nnunet.pretraining.loop import train_step
+from amae_nnunet.pretraining.batches import Batches
+from amae_nnunet.pretraining.data import crop_loader
 from amae_nnunet.pretraining.run import Run
 from amae_nnunet.pretraining.skill import SKILL_STEPS
+from amae_nnunet.pretraining.step import train_step
 
 WARM_UP, TIMED = 2, 8  # steps before the clock, and on it
 _SPARE = 1.001  # headers of the files
@@ -53,29 +54,29 @@ class Estimate:
         )
 
 
-def estimate(run: Run, crops: RandomCrops, num_workers: int) -> Estimate:
+def estimate(run: Run, batches: Batches, num_workers: int) -> Estimate:
     """Train some steps and foretell the rest; the run is of no use afterwards.
 
     Args:
         run: new.
-        crops: its samples, so its own distribution of contrasts.
+        batches: its samples, so its own distribution of contrasts.
         num_workers: processes that read them.
     """
-    size, device = run.config.batch_size, run.device
-    last = (WARM_UP + 2 * TIMED) * size
-    loader = crop_loader(crops, 0, last, size, num_workers, device.type == "cuda")
+    device = run.device
+    passes = batches.own(0, WARM_UP + 2 * TIMED)
+    loader = crop_loader(batches.crops, passes, num_workers, device.type == "cuda")
     seconds: dict[bool, list[float]] = {False: [], True: []}
     contrasts = []
     start = time.perf_counter()
-    for number, (x, present) in enumerate(loader):
+    for number, batch in enumerate(zip(*[iter(loader)] * batches.own_passes, strict=True)):
         measured = number >= WARM_UP + TIMED
         run.iteration = 0 if measured else SKILL_STEPS
-        train_step(run, x, present)
+        train_step(run, batch)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         if number >= WARM_UP:
             seconds[measured].append(time.perf_counter() - start)
-            contrasts.append(present.sum().item() / size)
+            contrasts += [count for _, present, _ in batch for count in present.sum(1).tolist()]
         start = time.perf_counter()
     step, slow = (sum(seconds[key]) / TIMED for key in (False, True))
     epoch = run.iterations * step + min(run.iterations, SKILL_STEPS) * max(0.0, slow - step)

@@ -10,7 +10,7 @@ Results folder::
     checkpoint_final.safetensors   the weights to fine-tune from, when all epochs are done
 
 Batches and masks are functions of the seed and the step, so a run that is continued repeats what
-an uninterrupted one would have done.
+an uninterrupted one would have done. Of several processes all train, and the first one writes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -36,12 +35,14 @@ from amae_nnunet.plans.preprocessed import (
     pretraining_folder,
 )
 from amae_nnunet.pretraining.artist import Artist
+from amae_nnunet.pretraining.batches import Batches
 from amae_nnunet.pretraining.data import RandomCrops, crop_loader
 from amae_nnunet.pretraining.files import whole_file
 from amae_nnunet.pretraining.metrics import EpochRecord, write_rows
-from amae_nnunet.pretraining.rebuild import masked_pass
-from amae_nnunet.pretraining.run import Run, checkpoint_facts, learning_rate, new_run
-from amae_nnunet.pretraining.skill import SKILL_STEPS, SKILL_STRIDE, alarm, skill_sums
+from amae_nnunet.pretraining.parallel import whole_model
+from amae_nnunet.pretraining.ranks import Ranks
+from amae_nnunet.pretraining.run import Run, checkpoint_facts, new_run
+from amae_nnunet.pretraining.skill import alarm
 from amae_nnunet.pretraining.state import (
     LATEST_NAME,
     PREVIOUS_NAME,
@@ -49,6 +50,7 @@ from amae_nnunet.pretraining.state import (
     load_state,
     save_state,
 )
+from amae_nnunet.pretraining.step import train_step
 from amae_nnunet.pretraining.stop import Stopped, StopSignals, signals_held
 from amae_nnunet.pretraining.studies import Study, gather_studies
 from amae_nnunet.pretraining.tensorboard import TensorBoard
@@ -56,38 +58,6 @@ from amae_nnunet.pretraining.tensorboard import TensorBoard
 log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 900.0  # of a long epoch, after which the state is saved; not in the paper
-
-
-def train_step(run: Run, x: Tensor, present: Tensor) -> None:
-    """One step of the optimizer on a batch.
-
-    Raises:
-        AMAEError: the loss of the step before is not finite.
-    """
-    for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(run.config, run.step, run.steps)
-    x = x.to(run.device, non_blocking=True)
-    seed = (run.config.seed << 32) + run.step
-    config = run.config
-    output = masked_pass(
-        run.model,
-        x,
-        present,
-        config.mask_ratio,
-        seed,
-        config.whole_contrast_prob,
-        config.slot_budget,
-    )
-    run.optimizer.zero_grad(set_to_none=True)
-    output.loss.backward()
-    run.optimizer.step()
-    run.record.add(output.loss, output.contrast_loss)
-    if run.iteration < SKILL_STEPS:
-        hidden, rebuilt = run.model.reconstruct(output, x)
-        thin = (..., slice(None, None, SKILL_STRIDE), slice(None, None, SKILL_STRIDE))
-        run.record.add_skill(skill_sums(x[thin], rebuilt[thin], hidden[thin], present))
-    run.iteration += 1
-    check_finite(run, back=2)
 
 
 def end_epoch(run: Run) -> None:
@@ -98,7 +68,6 @@ def end_epoch(run: Run) -> None:
             "epoch": run.epoch,
             **run.record.row(run.model.config.contrasts),
             "lr": run.optimizer.param_groups[0]["lr"],
-            "studies": run.iterations * run.config.batch_size,
             "seconds": round(run.record.seconds, 3),
         }
     )
@@ -106,17 +75,18 @@ def end_epoch(run: Run) -> None:
     run.rows[-1]["alarm"] = found
     if found and not (len(run.rows) > 1 and run.rows[-2]["alarm"]):
         log.warning("warning: %s", found)
-    write_rows(run.folder, run.rows)
+    if run.ranks.rank == 0:
+        write_rows(run.folder, run.rows)
     run.epoch, run.iteration, run.record = run.epoch + 1, 0, EpochRecord()
     save_state(run)
 
 
-def train(run: Run, crops: RandomCrops, num_workers: int, draw: Callable[[Run], None]) -> None:
+def train(run: Run, batches: Batches, num_workers: int, draw: Callable[[Run], None]) -> None:
     """All steps that are left.
 
     Args:
         run: in progress.
-        crops: its samples.
+        batches: its samples.
         num_workers: processes that read them.
         draw: called at the end of each epoch.
 
@@ -124,27 +94,40 @@ def train(run: Run, crops: RandomCrops, num_workers: int, draw: Callable[[Run], 
         Stopped: by a signal; the state is saved.
         AMAEError: the loss is not finite, the disk is full, or a process that reads data died.
     """
-    size, last = run.config.batch_size, run.steps * run.config.batch_size
-    pin_memory = run.device.type == "cuda"
-    loader = crop_loader(crops, run.step * size, last, size, num_workers, pin_memory)
-    bar = tqdm(total=last, initial=run.step * size, unit="study", smoothing=0.02)
-    with _readers(), bar, StopSignals() as signals, logging_redirect_tqdm():
+    passes = batches.own(run.step, run.steps)
+    loader = crop_loader(batches.crops, passes, num_workers, run.device.type == "cuda")
+    with _readers(), _Bar(run) as bar, StopSignals() as signals, logging_redirect_tqdm():
         with signals_held():
-            batches = iter(loader)
-        for x, present in batches:
-            train_step(run, x, present)
-            bar.set_postfix(epoch=run.epoch, loss=f"{run.record.loss(2):.4f}", refresh=False)
-            bar.update(size)
+            parts = iter(loader)
+        for batch in zip(*[parts] * batches.own_passes, strict=True):
+            train_step(run, batch)
+            bar.show(run)
+            due = time.monotonic() - run.saved > SAVE_SECONDS
+            stop, save = run.ranks.largest([signals.number, due])  # all do the same
             if run.iteration == run.iterations:
                 end_epoch(run)
                 draw(run)
-            elif signals.number or time.monotonic() - run.saved > SAVE_SECONDS:
+            elif stop or save:
                 save_state(run)
-            if signals.number and run.step < run.steps:
+            if stop and run.step < run.steps:
                 raise Stopped(
-                    signals.number,
-                    f"{run.step} of {run.steps} steps are done and saved; continue with --c",
+                    stop, f"{run.step} of {run.steps} steps are done and saved; continue with --c"
                 )
+
+
+class _Bar(tqdm):
+    """A progress bar of steps, which tells studies a second as well; on the first process."""
+
+    def __init__(self, run: Run) -> None:
+        hidden = run.ranks.rank > 0
+        super().__init__(total=run.steps, initial=run.step, unit="step", disable=hidden)
+
+    def show(self, run: Run) -> None:
+        """One step more."""
+        speed = run.record.studies / run.record.seconds
+        loss = f"{run.record.loss(2):.4f}"
+        self.set_postfix({"epoch": run.epoch, "loss": loss, "studies/s": speed}, refresh=False)
+        self.update()
 
 
 @contextmanager
@@ -179,6 +162,8 @@ class Options:
         num_workers: processes that read crops.
         processes: that preprocess unlabelled cases.
         tensorboard: write the numbers of each epoch for TensorBoard as well.
+        ranks: the processes that train.
+        shard: cut the model in pieces, one a process.
     """
 
     fold: str = "all"
@@ -188,33 +173,46 @@ class Options:
     num_workers: int = 0
     processes: int = 2
     tensorboard: bool = False
+    ranks: Ranks = field(default_factory=Ranks)
+    shard: bool = False
 
 
-def prepare(dataset: PreprocessedDataset, options: Options) -> tuple[Run, list[Study], RandomCrops]:
-    """A run that has done nothing yet, its studies and its samples; nothing is written of it.
+def prepare(dataset: PreprocessedDataset, options: Options) -> tuple[Run, list[Study], Batches]:
+    """A run that has done nothing yet, its studies and its batches; nothing is written of it.
 
     Raises:
-        AMAEError: see ``gather_studies``, ``new_run``.
+        AMAEError: see ``gather_studies``, ``new_run``, ``Batches.of``.
     """
-    contrasts, studies = gather_studies(dataset, options.fold, options.unlabeled, options.processes)
-    run = new_run(dataset, contrasts, studies, results_folder(dataset), options.device)
+    ranks = options.ranks
+    contrasts, studies = ranks.from_first(
+        lambda: gather_studies(dataset, options.fold, options.unlabeled, options.processes)
+    )
+    folder = results_folder(dataset)
+    run = new_run(dataset, contrasts, studies, folder, options.device, ranks, options.shard)
     config = run.model.config
     log.info(
-        "pre-training on %d studies (%s), %d tokens of %s voxels a contrast, on %s",
+        "pre-training on %d studies (%s), %d tokens of %s voxels a contrast, on %d x %s",
         len(studies),
         ", ".join(config.contrasts),
         config.num_tokens,
         "x".join(map(str, config.token_size)),
-        run.device,
+        ranks.size,
+        run.device.type,
     )
     crops = RandomCrops(studies, config.num_contrasts, config.patch_size, run.config.seed)
-    return run, studies, crops
+    return run, studies, Batches.of(crops, run.config, ranks)
 
 
 def results_folder(dataset: PreprocessedDataset) -> Path:
     """Where the run of a data set, its plans and its configuration keeps its results."""
     plans, configuration = dataset.plans["plans_name"], dataset.configuration_name
     return pretraining_folder(dataset.name, plans, configuration)
+
+
+def _check_new(folder: Path) -> None:
+    names = (LATEST_NAME, PREVIOUS_NAME, CHECKPOINT_NAME)
+    if any((folder / name).exists() for name in names):
+        raise ConfigError(f"{folder} holds a pre-training: continue it with --c, or delete it")
 
 
 def pretrain(dataset: PreprocessedDataset, options: Options, resume: bool = False) -> Path:
@@ -233,17 +231,20 @@ def pretrain(dataset: PreprocessedDataset, options: Options, resume: bool = Fals
         Stopped: by a signal.
     """
     folder = results_folder(dataset)
-    names = (LATEST_NAME, PREVIOUS_NAME, CHECKPOINT_NAME)
-    if not resume and any((folder / name).exists() for name in names):
-        raise ConfigError(f"{folder} holds a pre-training: continue it with --c, or delete it")
-    run, studies, crops = prepare(dataset, options)
+    if not resume:
+        options.ranks.from_first(lambda: _check_new(folder))
+    run, studies, batches = prepare(dataset, options)
     folder.mkdir(parents=True, exist_ok=True)
     if load_state(run):
         log.info("continuing after step %d of %d", run.step, run.steps)
-    board = TensorBoard(folder, run.epoch) if options.tensorboard else None
-    artist = Artist(dataset, options.fold, studies, options.pictures, board)
-    train(run, crops, options.num_workers, artist)
-    path = folder / CHECKPOINT_NAME
-    with whole_file(path) as temporary:
-        save_checkpoint(temporary, run.model, checkpoint_facts(run, dataset, options.fold))
+    artist = options.ranks.from_first(
+        lambda: Artist(dataset, options.fold, studies, options.pictures)
+    )
+    if options.tensorboard and run.ranks.rank == 0:
+        artist.board = TensorBoard(folder, run.epoch)
+    train(run, batches, options.num_workers, artist)
+    path, model = folder / CHECKPOINT_NAME, whole_model(run.model, run.ranks.rank == 0)
+    if run.ranks.rank == 0:
+        with whole_file(path) as temporary:
+            save_checkpoint(temporary, model, checkpoint_facts(run, dataset, options.fold))
     return path

@@ -29,11 +29,13 @@ class EpochRecord:
     Attributes:
         steps: for each step its loss and the loss of each contrast (NaN where it has none),
             (1 + C,).
+        studies: in these steps.
         sums: what the skill is made from, (6, C), or None.
         before: seconds spent in earlier sessions of a run that was stopped.
     """
 
     steps: list[Tensor] = field(default_factory=list)
+    studies: int = 0
     sums: Tensor | None = None
     before: float = 0.0
     _start: float = field(default_factory=time.perf_counter)
@@ -43,9 +45,11 @@ class EpochRecord:
         """Time spent on the epoch."""
         return self.before + time.perf_counter() - self._start
 
-    def add(self, loss: Tensor, contrast_loss: Tensor) -> None:
-        """Add a step."""
-        self.steps.append(torch.cat([loss.detach()[None], contrast_loss]).float())
+    def add(self, error: Tensor, count: Tensor, studies: int) -> None:
+        """Add a step: squared error and hidden tokens of each contrast, (C,), and its studies."""
+        losses = torch.cat([(error.sum() / count.sum())[None], error / count])
+        self.steps.append(losses.float())
+        self.studies += studies
 
     def add_skill(self, sums: Tensor) -> None:
         """Add what ``skill_sums`` gives."""
@@ -57,12 +61,17 @@ class EpochRecord:
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values from which ``from_state`` makes it again."""
-        return {"steps": _table(self.steps), "sums": self.sums, "seconds": self.seconds}
+        return {
+            "steps": _table(self.steps),
+            "studies": self.studies,
+            "sums": self.sums,
+            "seconds": self.seconds,
+        }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> EpochRecord:
         """Undo ``state``."""
-        return cls(list(state["steps"]), state["sums"], state["seconds"])
+        return cls(list(state["steps"]), state["studies"], state["sums"], state["seconds"])
 
     def row(self, contrasts: tuple[str, ...]) -> dict[str, Any]:
         """Means of the epoch's losses; None for a contrast that no study had."""
@@ -71,6 +80,7 @@ class EpochRecord:
             "loss": means[0],
             "contrast_loss": dict(zip(contrasts, map(_or_none, means[1:]), strict=True)),
             **(skill_row(self.sums, contrasts) if self.sums is not None else {}),
+            "studies": self.studies,
         }
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from amae_nnunet.config import ModelConfig
 from amae_nnunet.networks.mae import AdaptiveMAE, MAEOutput
 from amae_nnunet.networks.masking import Slots, random_masking
 from amae_nnunet.networks.packing import pack_studies
@@ -16,40 +17,41 @@ from amae_nnunet.pretraining.data import cut
 from amae_nnunet.pretraining.studies import Study
 
 
-def masked_pass(
-    model: AdaptiveMAE,
-    x: Tensor,
+def masks_of(
     present: Tensor,
+    seeds: Sequence[int],
+    num_tokens: int,
     mask_ratio: float,
-    seed: int,
     whole_contrast_prob: float = 0.0,
     slot_budget: int = 0,
-) -> MAEOutput:
-    """One pass whose masks are a function of the seed.
+) -> tuple[Slots, Tensor]:
+    """The slots of studies, and hidden tokens (M, L) that are a function of each study's seed.
 
     Args:
-        model: on the device of ``x``.
-        x: images (B, C, Z, Y, X).
         present: bool (B, C), on any device.
+        seeds: of the masks of each study.
+        num_tokens: L.
         mask_ratio: share of the tokens that is hidden.
-        seed: of the masks.
         whole_contrast_prob: see ``random_masking``.
-        slot_budget: fill the batch to this many slots; 0 for as many as it has.
+        slot_budget: fill up to this many slots; 0 for as many as there are.
     """
-    slots = Slots.of(present)
+    masks = []
+    for row, seed in zip(present, seeds, strict=True):
+        slots, generator = Slots.of(row[None]), torch.Generator().manual_seed(seed)
+        masks.append(random_masking(slots, num_tokens, mask_ratio, generator, whole_contrast_prob))
+    slots, masked = Slots.of(present), torch.cat(masks)
     if slot_budget:
         slots = slots.fill(slot_budget)
-    generator = torch.Generator().manual_seed(seed)
-    masked = random_masking(
-        slots, model.config.num_tokens, mask_ratio, generator, whole_contrast_prob
-    )
-    return run_model(model, x, slots, masked)
+        masked = torch.cat([masked, masked[:1].expand(slot_budget - slots.real, -1)])
+    return slots, masked
 
 
-def run_model(model: AdaptiveMAE, x: Tensor, slots: Slots, masked: Tensor) -> MAEOutput:
-    """One pass with given slots and hidden tokens, in the precision of the device."""
+def run_model(
+    model: nn.Module, x: Tensor, slots: Slots, masked: Tensor, config: ModelConfig
+) -> MAEOutput:
+    """One pass of an ``AdaptiveMAE`` (or a wrapper of it) in the precision of the device."""
     with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
-        output: MAEOutput = model(pack_studies(x, slots, masked, model.config))
+        output: MAEOutput = model(pack_studies(x, slots, masked, config))
     return output
 
 
@@ -78,7 +80,8 @@ def rebuild_part(
     config = model.config
     images, present = cut(study, first, config.patch_size, config.num_contrasts)
     x = images[None].to(model.mask_token.device)
-    output = masked_pass(model, x, present[None], mask_ratio, seed)
+    slots, masked = masks_of(present[None], [seed], config.num_tokens, mask_ratio)
+    output = run_model(model, x, slots, masked, config)
     hidden, rebuilt = (part[0].cpu() for part in model.reconstruct(output, x))
     return Rebuilt(images, hidden, rebuilt, present)
 

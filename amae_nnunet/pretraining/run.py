@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from amae_nnunet import __version__
 from amae_nnunet.config import PretrainingConfig
@@ -21,7 +22,10 @@ from amae_nnunet.networks.mae import AdaptiveMAE
 from amae_nnunet.networks.weight_decay import decay_groups
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
 from amae_nnunet.plans.seen import SeenCases
+from amae_nnunet.pretraining.batches import steps_an_epoch
 from amae_nnunet.pretraining.metrics import EpochRecord
+from amae_nnunet.pretraining.parallel import copy_or_shard
+from amae_nnunet.pretraining.ranks import Ranks
 from amae_nnunet.pretraining.studies import Study
 
 WARM_UP = 0.05  # share of the steps, of the cosine schedule; not in the paper
@@ -36,9 +40,11 @@ class Run:
         config: its values.
         iterations: steps of an epoch.
         model: on ``device``.
+        network: what is called in training: the model, or what makes one of it on all processes.
         optimizer: AdamW.
         device: of the model.
         seen: the studies it trains on.
+        ranks: the processes that train.
         epoch: epochs that are done.
         iteration: steps of the next epoch that are done.
         record: of those steps.
@@ -50,9 +56,11 @@ class Run:
     config: PretrainingConfig
     iterations: int
     model: AdaptiveMAE
+    network: nn.Module
     optimizer: torch.optim.AdamW
     device: torch.device
     seen: SeenCases
+    ranks: Ranks
     epoch: int = 0
     iteration: int = 0
     record: EpochRecord = field(default_factory=EpochRecord)
@@ -86,6 +94,8 @@ def new_run(
     studies: Sequence[Study],
     folder: Path,
     device: torch.device,
+    ranks: Ranks,
+    shard: bool = False,
 ) -> Run:
     """A run that has done nothing yet; its weights are a function of the seed.
 
@@ -95,6 +105,8 @@ def new_run(
         studies: to train on.
         folder: where results will go; not touched.
         device: where to train.
+        ranks: the processes that train.
+        shard: cut the model in pieces, one a process.
 
     Raises:
         ConfigError: values that cannot work.
@@ -103,17 +115,17 @@ def new_run(
     config = block.pretraining_config()
     torch.manual_seed(config.seed)
     model_config = block.model_config(dataset.configuration)
-    model = AdaptiveMAE(model_config, config.activation_checkpointing).to(device)
+    model = AdaptiveMAE(model_config, config.activation_checkpointing)
     if model.config.num_tokens < 2:
         raise ConfigError("a patch is one token: nothing could be masked; set fewer num_strides")
-    if compiles_on(device):
-        model.compile()
+    network = copy_or_shard(model, ranks, device, shard, compiles_on(device))
     fused = device.type == "cuda"
     groups = decay_groups(model, config.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=fused)
-    iterations = config.iterations_per_epoch or math.ceil(len(studies) / config.batch_size)
+    slots = [len(study.contrasts) for study in studies]
+    iterations = config.iterations_per_epoch or steps_an_epoch(slots, config)
     seen = SeenCases.of(study.name for study in studies)
-    return Run(folder, config, iterations, model, optimizer, device, seen)
+    return Run(folder, config, iterations, model, network, optimizer, device, seen, ranks)
 
 
 def checkpoint_facts(run: Run, dataset: PreprocessedDataset, fold: str) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 Batches, masks and learning rates are functions of the seed and the step, and nothing else in a step
 is drawn at random. So weights, optimizer and step are the whole state, with the losses of the
-epoch that has begun. It holds tensors and plain values only. The state before is kept; it is taken,
-with a warning, where the latest one is damaged.
+epoch that has begun. It holds tensors and plain values only, whole, however many processes there
+are. The state before is kept; it is taken, with a warning, where the latest one is damaged.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from amae_nnunet.errors import AMAEError, CheckpointError, ConfigError
 from amae_nnunet.plans.seen import SeenCases
 from amae_nnunet.pretraining.files import whole_file
 from amae_nnunet.pretraining.metrics import EpochRecord, read_rows
+from amae_nnunet.pretraining.parallel import gathered, load_optimizer, load_weights, local
 from amae_nnunet.pretraining.run import Run
 
 log = logging.getLogger(__name__)
@@ -50,32 +51,37 @@ def check_finite(run: Run, back: int = 1) -> None:
 
 
 def _stop(run: Run, what: str) -> NoReturn:
-    raise AMAEError(
-        f"{what} in epoch {run.epoch}: the state saved before is good; lower pretraining.lr with "
-        "amae-nnunet-configure and continue with --c"
+    run.ranks.fail(
+        AMAEError(
+            f"{what} in epoch {run.epoch}: the state saved before is good; lower pretraining.lr "
+            "with amae-nnunet-configure and continue with --c"
+        )
     )
 
 
 def save_state(run: Run) -> None:
-    """Write the state, and keep the one before it.
+    """Write the state, and keep the one before it; all processes call it, and the first writes.
 
     Raises:
         AMAEError: the loss or a weight is not finite, or the disk is full; what was saved before
             is as it was.
     """
     check_finite(run)
-    if not all(torch.isfinite(weight).all() for weight in run.model.parameters()):
+    good = all(torch.isfinite(local(weight)).all() for weight in run.model.parameters())
+    if run.ranks.largest([not good])[0]:
         _stop(run, "a weight became infinite or NaN")
+    first = run.ranks.rank == 0
     state = {
         "identity": json.dumps(_identity(run)),
         "epoch": run.epoch,
         "iteration": run.iteration,
         "record": run.record.state(),
-        "network_weights": run.model.state_dict(),
-        "optimizer_state": run.optimizer.state_dict(),
+        "network_weights": gathered(run.model.state_dict(), wanted=first),
+        "optimizer_state": gathered(run.optimizer.state_dict(), wanted=first),
     }
-    with whole_file(run.folder / LATEST_NAME, keep=run.folder / PREVIOUS_NAME) as temporary:
-        torch.save(state, temporary)
+    if first:
+        with whole_file(run.folder / LATEST_NAME, keep=run.folder / PREVIOUS_NAME) as temporary:
+            torch.save(state, temporary)
     run.saved = time.monotonic()
 
 
@@ -85,23 +91,13 @@ def load_state(run: Run) -> bool:
     Raises:
         CheckpointError: no state is readable, or it is of another model or other studies.
     """
-    paths = [run.folder / name for name in (LATEST_NAME, PREVIOUS_NAME)]
-    if not any(path.exists() for path in paths):
+    path = run.ranks.from_first(lambda: _good_state(run))
+    if path is None:
         return False
-    for path in paths:
-        state = _read(path, run.device)
-        if state is not None:
-            break
-        log.warning("warning: %s is damaged or lost: trying the state saved before it", path)
-    else:
-        raise CheckpointError(
-            f"neither {LATEST_NAME} nor {PREVIOUS_NAME} in {run.folder} can be read: delete both "
-            "to start anew"
-        )
-    _check_identity(path, json.loads(state["identity"]), run)
-    run.model.load_state_dict(state["network_weights"])
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    load_weights(run.model, state["network_weights"])
     decays = [group["weight_decay"] for group in run.optimizer.param_groups]
-    run.optimizer.load_state_dict(state["optimizer_state"])
+    load_optimizer(run.optimizer, state["optimizer_state"])
     for group, decay in zip(run.optimizer.param_groups, decays, strict=True):
         group["weight_decay"] = decay  # the plans' value, which may have been changed
     run.epoch, run.iteration = state["epoch"], state["iteration"]
@@ -110,29 +106,46 @@ def load_state(run: Run) -> bool:
     return True
 
 
-def _read(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """A state, or None where it is missing or one bit of it is not what was written."""
+def _good_state(run: Run) -> Path | None:
+    """The latest state that is whole, or None where none was written; see ``load_state``."""
+    paths = [run.folder / name for name in (LATEST_NAME, PREVIOUS_NAME)]
+    if not any(path.exists() for path in paths):
+        return None
+    for path in paths:
+        identity = _read_identity(path)
+        if identity is not None:
+            _check_identity(path, identity, run)
+            return path
+        log.warning("warning: %s is damaged or lost: trying the state saved before it", path)
+    raise CheckpointError(
+        f"neither {LATEST_NAME} nor {PREVIOUS_NAME} in {run.folder} can be read: delete both to "
+        "start anew"
+    )
+
+
+def _read_identity(path: Path) -> dict[str, Any] | None:
+    """What a state is of, or None where it is missing or one bit of it is not what was written."""
     try:
         with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums
             if archive.testzip():
                 return None
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        ModelConfig.from_json(json.loads(state["identity"])["model"])
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        identity: dict[str, Any] = json.loads(state["identity"])
+        ModelConfig.from_json(identity["model"])
     except _DAMAGE:
         return None
-    return state
+    return identity
 
 
 def _identity(run: Run) -> dict[str, Any]:
     """What must not change while a run is interrupted."""
+    config = run.config
+    batch = {"slot_budget": config.slot_budget}
+    batch |= {"passes": config.passes} if config.slot_budget else {"batch_size": config.batch_size}
     return {
         "model": dataclasses.asdict(run.model.config),
         "seen": run.seen.to_json(),
-        "order": {
-            "batch_size": run.config.batch_size,
-            "iterations": run.iterations,
-            "seed": run.config.seed,
-        },
+        "order": {**batch, "iterations": run.iterations, "seed": run.config.seed},
     }
 
 
@@ -149,8 +162,9 @@ def _check_identity(path: Path, theirs: dict[str, Any], run: Run) -> None:
             "folder to start anew"
         )
     for key, value in _identity(run)["order"].items():
-        if theirs["order"][key] != value:
+        before = theirs["order"].get(key)
+        if before != value:
             raise CheckpointError(
-                f"{path} was trained with {key} {theirs['order'][key]}, the plans now say {value}: "
+                f"{path} was trained with {key} {before}, the plans now say {value}: "
                 "undo the change, or delete the folder to start anew"
             )

@@ -1,7 +1,8 @@
 """Stopping by signal: the step is finished and the state saved (not in the paper).
 
 A cluster sends SIGTERM some seconds before it kills; a user presses Ctrl-C. Either is only noted,
-and the loop looks for it after each step. A second signal ends the run at once.
+and the loop looks for it after each step. A second Ctrl-C ends the run at once; a second SIGTERM
+does not, since torchrun passes on the one that its processes may have got already.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if self.number:
+        if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.number = number
+        self.number = self.number or number
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -33,16 +34,35 @@ def test_a_sample_is_a_function_of_seed_and_number(opened):
     order = [5, 0, 3, 11]
     assert all(torch.equal(one[n][0], other[n][0]) for n in order)
     assert not torch.equal(one[0][0], crops_of(opened, seed=4)[0][0])
-    batches = list(crop_loader(one, 4, 8, 2, num_workers=0, pin_memory=False))
-    for part in (0, 1):
-        expected = torch.stack([one[n][part] for n in range(4, 8)])
-        assert torch.equal(torch.cat([batch[part] for batch in batches]), expected)
+    passes = [[4, 5, 6], [7]]
+    batches = list(crop_loader(one, passes, num_workers=0, pin_memory=False))
+    for samples, batch in zip(passes, batches, strict=True):
+        for part in (0, 1):
+            assert torch.equal(batch[part], torch.stack([one[n][part] for n in samples]))
+        assert batch[2].tolist() == [one[n][2] for n in samples]
+
+
+def test_the_seed_of_the_masks_is_a_function_of_seed_and_number(opened):
+    one, other = crops_of(opened), crops_of(opened)
+    assert all(one[n][2] == other[n][2] for n in range(4))
+    seeds = [crops_of(opened, seed=seed)[n][2] for seed in (3, 4) for n in range(4)]
+    assert len(set(seeds)) == 8
+    assert max(seeds) < 2**32  # PyTorch's generator on the CPU reads no more than that
+
+
+def test_slots_are_those_of_the_samples_studies(opened):
+    crops = crops_of(opened)
+    for first in (0, 4, 17):
+        found = list(itertools.islice(crops.slots_from(first), 9))
+        assert [sample for sample, _ in found] == list(range(first, first + 9))
+        assert all(slots == len(crops.study_of(sample).contrasts) for sample, slots in found)
 
 
 def test_workers_give_the_same_batches(opened):
     crops = crops_of(opened)
-    alone = list(crop_loader(crops, 0, 6, 2, num_workers=0, pin_memory=False))
-    shared = list(crop_loader(crops, 0, 6, 2, num_workers=2, pin_memory=False))
+    passes = [[0, 1], [2, 3], [4, 5]]
+    alone = list(crop_loader(crops, passes, num_workers=0, pin_memory=False))
+    shared = list(crop_loader(crops, passes, num_workers=2, pin_memory=False))
     for one, other in zip(alone, shared, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
@@ -50,7 +70,7 @@ def test_workers_give_the_same_batches(opened):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the mask from /proc")
 def test_a_stop_signal_never_reaches_a_worker_that_is_starting(opened):
     with signals_held():
-        batches = iter(crop_loader(crops_of(opened), 0, 2, 2, num_workers=1, pin_memory=False))
+        batches = iter(crop_loader(crops_of(opened), [[0, 1]], num_workers=1, pin_memory=False))
     status = Path(f"/proc/{batches._workers[0].pid}/status").read_text()
     blocked = int(re.search(r"SigBlk:\s+(\w+)", status).group(1), 16)
     assert all(blocked >> (number - 1) & 1 for number in SIGNALS)
@@ -64,7 +84,7 @@ def test_a_worker_that_hangs_ends_the_run(opened, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "_LONGEST_READ", 8)
     wanted = "hangs .* continue with --c"
     with pytest.raises(AMAEError, match=wanted), _readers():
-        list(crop_loader(crops, 0, 2, 2, num_workers=1, pin_memory=False))
+        list(crop_loader(crops, [[0, 1]], num_workers=1, pin_memory=False))
     assert multiprocessing.active_children() == []
 
 
@@ -113,7 +133,7 @@ def test_a_crop_has_what_its_study_has_and_zeros_for_the_rest(opened):
     crops = crops_of(opened, (16, 32, 32))
     seen = set()
     for n in range(6):
-        images, present = crops[n]
+        images, present, _ = crops[n]
         assert tuple(present.tolist()) == record.cases[crops.study_of(n).case].present
         assert (images != 0).flatten(1).any(dim=1).tolist() == present.tolist()
         seen.add(tuple(present.tolist()))

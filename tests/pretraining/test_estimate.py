@@ -9,7 +9,6 @@ from conftest import DATASET, TINY
 
 from amae_nnunet.cli import configure, pretrain
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
-from amae_nnunet.pretraining.data import RandomCrops
 from amae_nnunet.pretraining.estimate import TIMED, WARM_UP, disk_bytes, estimate
 from amae_nnunet.pretraining.loop import Options, prepare
 
@@ -20,8 +19,8 @@ WORDS = [*TINY, "embed_dim=48", "pretraining.num_epochs=3", "pretraining.iterati
 def measured(nnunet, dataset):
     assert configure.main(["950", "3d_fullres", "--name", "costly", *WORDS]) == 0
     opened = PreprocessedDataset.open("950", "costly", "AMAEPlans")
-    run, _, crops = prepare(opened, Options())
-    return run, crops, estimate(run, crops, 0)
+    run, _, batches = prepare(opened, Options())
+    return run, batches, estimate(run, batches, 0)
 
 
 def test_nothing_is_written_and_everything_is_printed(nnunet, measured, capsys):
@@ -35,11 +34,10 @@ def test_nothing_is_written_and_everything_is_printed(nnunet, measured, capsys):
 
 
 def test_contrasts_are_those_of_the_timed_steps(measured):
-    run, crops, result = measured
+    run, batches, result = measured
     size = run.config.batch_size
     samples = range(WARM_UP * size, (WARM_UP + 2 * TIMED) * size)
-    counts = [crops[n][1].sum().item() for n in samples]
-    assert isinstance(crops, RandomCrops)
+    counts = [batches.crops[n][1].sum().item() for n in samples]
     assert result.contrasts == pytest.approx(sum(counts) / len(counts))
 
 

@@ -1,6 +1,7 @@
 """Runs that are stopped, killed, out of disk or out of range: real processes, real signals."""
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -341,15 +342,14 @@ def test_a_long_epoch_is_saved_on_the_way(nnunet, whole, monkeypatch):
 def test_a_reading_process_that_dies_is_one_line(nnunet, whole, monkeypatch, capsys):
     name = configured("orphaned", *WORDS)
     monkeypatch.setenv("nnUNet_n_proc_DA", "1")
-    main = os.getpid()
-    original = loop.RandomCrops.__getitem__
+    original = loop.train_step
 
-    def dies(self, sample):
-        if sample == 9 and os.getpid() != main:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(self, sample)
+    def kills(*args):
+        original(*args)
+        for reader in multiprocessing.active_children():
+            reader.kill()
 
-    monkeypatch.setattr(loop.RandomCrops, "__getitem__", dies)
+    monkeypatch.setattr(loop, "train_step", kills)
     assert pretrain.main(arguments(name)) == 1
     assert "a process that reads studies died" in capsys.readouterr().err
 
