@@ -22,7 +22,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from amae_nnunet.errors import CheckpointError, ContrastError
-from amae_nnunet.networks.checkpoint import file_sha256, load_encoder, read_checkpoint
+from amae_nnunet.networks.checkpoint import file_sha256, read_checkpoint
+from amae_nnunet.networks.transfer import load_encoder
 from amae_nnunet.networks.unetr import UNETR, AdaptiveUNETR
 from amae_nnunet.networks.weight_decay import decay_groups
 from amae_nnunet.plans.block import KEY, AMAEBlock
@@ -180,12 +181,9 @@ class AMAETrainer(nnUNetTrainer):
         network = getattr(network, "_orig_mod", network)  # torch.compile
         checkpoint = read_checkpoint(path)
         self.seen_cases = SeenCases.from_json(checkpoint.facts.get("seen_cases", {}))
-        unused = load_encoder(network, checkpoint, path)
-        self.print_to_log_file(
-            f"loaded the pre-trained encoder of {path.name} for contrasts "
-            f"{', '.join(self.block.contrasts)}; the decoder is new; {len(unused)} tensors of the "
-            "pre-training's decoder are not used"
-        )
+        transfer = load_encoder(network, checkpoint, path)
+        lines = [f"loaded the pre-trained encoder of {path.name}", *transfer.lines()]
+        self.print_to_log_file("\n  ".join(lines))
 
     def _checkpoint_path(self) -> Path:
         """The checkpoint that the plans name, else the one that amae-nnunet-pretrain wrote."""
