@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from amae_nnunet.cli import command
+from amae_nnunet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from amae_nnunet.plans.preprocessed import PreprocessedDataset
+    from amae_nnunet.pretraining.loop import Options
 
 EPILOG = """\
 All values of the model and the training are set with amae-nnunet-configure. The checkpoint goes to
@@ -13,6 +20,7 @@ $nnUNet_results/DATASET/AMAEPretraining__PLANS__CONFIGURATION/, where AMAETraine
 examples:
   amae-nnunet-pretrain 501 3d_fullres
   amae-nnunet-pretrain 501 3d_fullres --unlabeled 500 502     more studies, of any contrasts
+  amae-nnunet-pretrain 501 3d_fullres --unlabeled 502 --add_contrast PD    then one more contrast
 """
 
 
@@ -51,6 +59,17 @@ def main(argv: list[str] | None = None) -> int:
         action="store_true",
         help="run some steps, print memory, time and disk of the whole run, and write nothing",
     )
+    parser.add_argument(
+        "--add_contrast",
+        metavar="NAME",
+        help="pre-train nothing, but fit the vectors of one new contrast to the studies that have "
+        "it, and write a checkpoint beside the old one",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="to add it to (default: what the pre-training of this configuration wrote)",
+    )
     parser.add_argument("--c", dest="resume", action="store_true", help="continue a stopped run")
     parser.add_argument(
         "-device", choices=("cuda", "cpu", "mps"), help="default: cuda if it is there"
@@ -67,6 +86,8 @@ def _pretrain(args: argparse.Namespace) -> int:
     from amae_nnunet.pretraining.loop import Options, prepare, pretrain
     from amae_nnunet.pretraining.stop import Stopped
 
+    if args.checkpoint and not args.add_contrast:
+        raise ConfigError("--checkpoint goes with --add_contrast")
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dataset = PreprocessedDataset.open(args.dataset, args.configuration, args.plans)
     options = Options(
@@ -78,6 +99,8 @@ def _pretrain(args: argparse.Namespace) -> int:
         max(1, args.np),
         args.tensorboard,
     )
+    if args.add_contrast:
+        return _add_contrast(args, dataset, options)
     if args.estimate:
         run, _, crops = prepare(dataset, options)
         print(estimate(run, crops, options.num_workers))
@@ -91,4 +114,17 @@ def _pretrain(args: argparse.Namespace) -> int:
     plans = f" -p {args.plans}" if args.plans != "nnUNetPlans" else ""
     number = dataset.name[7:10]
     print(f"next: nnUNetv2_train {number} {args.configuration} 0 -tr AMAETrainer{plans}")
+    return 0
+
+
+def _add_contrast(args: argparse.Namespace, dataset: PreprocessedDataset, options: Options) -> int:
+    from amae_nnunet.plans.preprocessed import CHECKPOINT_NAME
+    from amae_nnunet.pretraining.add_contrast import add_contrast
+    from amae_nnunet.pretraining.loop import results_folder
+
+    source = args.checkpoint or results_folder(dataset) / CHECKPOINT_NAME
+    path = add_contrast(source, args.add_contrast, dataset, options)
+    print(f"wrote {path}")
+    number = dataset.name[7:10]
+    print(f"next: amae-nnunet-configure {number} {args.configuration} --checkpoint {path}")
     return 0
