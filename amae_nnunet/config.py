@@ -302,6 +302,8 @@ class TrainingConfig:
     lr: float = 1e-4
     weight_decay: float = 0.05
     loss: str = "dice"  # or "dice_ce", nnU-Net's Dice + cross-entropy
+    layer_decay: float = 1.0  # lr of each encoder layer over the next one's; not in the paper
+    warmup_epochs: int = 0  # in which lr rises linearly; not in the paper
 
     def __post_init__(self) -> None:
         for key in ("num_epochs", "iterations_per_epoch", "val_iterations_per_epoch"):
@@ -309,3 +311,11 @@ class TrainingConfig:
         _require(self.lr > 0, f"lr={self.lr} must be above 0")
         _require(self.weight_decay >= 0, f"weight_decay={self.weight_decay} must not be below 0")
         _require(self.loss in ("dice", "dice_ce"), f"loss={self.loss!r} is not dice or dice_ce")
+        _require(
+            0 < self.layer_decay <= 1,
+            f"layer_decay={self.layer_decay} must be above 0 and at most 1",
+        )
+        _require(
+            0 <= self.warmup_epochs < self.num_epochs,
+            f"warmup_epochs={self.warmup_epochs} must lie between 0 and {self.num_epochs - 1}",
+        )

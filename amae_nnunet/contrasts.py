@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amae_nnunet.errors import ContrastError, InputError
+from amae_nnunet.errors import CheckpointError, ContrastError, InputError
 
 #: The paper's seven contrasts, in its order. Users append theirs (``T1CE``, ``PD``, ...).
 PAPER_CONTRASTS = ("ADC", "TRACE", "T2", "GRE", "SWI", "T1", "FLAIR")
@@ -67,6 +67,46 @@ def check_required(required: Sequence[str], contrasts: Sequence[str]) -> None:
 def missing_required(required: Sequence[str], present: Collection[str]) -> list[str]:
     """The entries of ``required`` of which nothing is present."""
     return [entry for entry in required if not set(entry.split("|")) & set(present)]
+
+
+@dataclass(frozen=True)
+class ContrastMatch:
+    """The contrasts of a data set and those of a checkpoint, matched by name.
+
+    Attributes:
+        shared: both have them.
+        new: the data set's, which the checkpoint does not know.
+        unused: the checkpoint's, which the data set lacks.
+    """
+
+    shared: tuple[str, ...]
+    new: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    @classmethod
+    def of(cls, contrasts: Sequence[str], known: Sequence[str]) -> ContrastMatch:
+        """Match the contrasts of a data set with those that a checkpoint knows.
+
+        Raises:
+            CheckpointError: no name is the same.
+        """
+        shared = tuple(name for name in contrasts if name in known)
+        if not shared:
+            raise CheckpointError(
+                f"the checkpoint knows {', '.join(known)} and the data set has "
+                f"{', '.join(contrasts)}: no name is the same; give the contrasts the "
+                "checkpoint's names in the template, or pre-train on studies of these"
+            )
+        new = tuple(name for name in contrasts if name not in known)
+        return cls(shared, new, tuple(name for name in known if name not in contrasts))
+
+    def __str__(self) -> str:
+        parts = [f"{', '.join(self.shared)} from the checkpoint"]
+        if self.new:
+            parts.append(f"{', '.join(self.new)} unknown to it, set to the mean of its contrasts")
+        if self.unused:
+            parts.append(f"its {', '.join(self.unused)} not in the data set and left out")
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True)

@@ -166,13 +166,17 @@ def test_a_model_folder_moved_elsewhere_predicts_the_same_without_the_checkpoint
 
 
 def test_a_checkpoint_fine_tunes_another_configuration_through_the_plans(trained):
+    """With tokens of another size, and with the rates of its layers apart."""
     checkpoint = next(trained.folder.glob("results/*/AMAEPretraining*/*.safetensors"))
-    short = "num_epochs=1 iterations_per_epoch=1 val_iterations_per_epoch=1 feature_size=2"
-    trained.run(
-        f"amae-nnunet-configure 951 3d_fullres -o FinePlans --checkpoint {checkpoint} {short}"
+    short = "num_epochs=2 iterations_per_epoch=1 val_iterations_per_epoch=1 feature_size=2"
+    output = trained.run(
+        f"amae-nnunet-configure 951 3d_fullres -o FinePlans --checkpoint {checkpoint} {short} "
+        "num_strides=2 layer_decay=0.75 warmup_epochs=1"
     )
+    assert "its kernel will be resampled" in output
     output = trained.run("nnUNetv2_train 951 3d_fullres 0 -tr AMAETrainer -p FinePlans -device cpu")
     assert "loaded the pre-trained encoder of checkpoint_final.safetensors" in output
+    assert "the tokenizer's kernel is resampled" in output
 
 
 def test_no_result_names_the_place_of_another_file_or_a_training_case(trained):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amae_nnunet.cli.command import new_parser, run
+from amae_nnunet.contrasts import ContrastMatch
 from amae_nnunet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -72,6 +73,12 @@ def _configure(args: argparse.Namespace) -> None:
     print(
         f"{model.num_tokens} tokens of {token} voxels a contrast, {model.num_contrasts} contrasts"
     )
+    if pretrained:
+        match = ContrastMatch.of(model.contrasts, pretrained.config.contrasts)
+        print(f"contrasts: {match}")
+        if model.token_size != pretrained.config.token_size:
+            theirs = "x".join(map(str, pretrained.config.token_size))
+            print(f"the checkpoint's tokens have {theirs} voxels: its kernel will be resampled")
     if "spacing" in settings["nnunet"]:
         print(f"next: nnUNetv2_preprocess -d {number} -plans_name {args.output} -c {configuration}")
     elif pretrained:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amae_nnunet.cli import command
+from amae_nnunet.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
+    from amae_nnunet.plans.preprocessed import PreprocessedDataset
+    from amae_nnunet.pretraining.loop import Options
     from amae_nnunet.pretraining.ranks import Ranks
 
 EPILOG = """\
@@ -22,6 +26,7 @@ examples:
   amae-nnunet-pretrain 501 3d_fullres
   amae-nnunet-pretrain 501 3d_fullres --unlabeled 500 502     more studies, of any contrasts
   torchrun --nproc_per_node=8 -m amae_nnunet.cli.pretrain 501 3d_fullres     eight GPUs
+  amae-nnunet-pretrain 501 3d_fullres --unlabeled 502 --add_contrast PD    then one more contrast
 """
 
 
@@ -60,6 +65,17 @@ def main(argv: list[str] | None = None) -> int:
         action="store_true",
         help="run some steps, print memory, time and disk of the whole run, and write nothing",
     )
+    parser.add_argument(
+        "--add_contrast",
+        metavar="NAME",
+        help="pre-train nothing, but fit the vectors of one new contrast to the studies that have "
+        "it, and write a checkpoint beside the old one",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="to add it to (default: what the pre-training of this configuration wrote)",
+    )
     parser.add_argument("--c", dest="resume", action="store_true", help="continue a stopped run")
     parser.add_argument(
         "--shard",
@@ -92,6 +108,10 @@ def _pretrain_on(args: argparse.Namespace, ranks: Ranks, device: torch.device) -
     from amae_nnunet.pretraining.loop import Options, prepare, pretrain
     from amae_nnunet.pretraining.stop import Stopped
 
+    if args.checkpoint and not args.add_contrast:
+        raise ConfigError("--checkpoint goes with --add_contrast")
+    if args.add_contrast and ranks.size > 1:
+        raise ConfigError("--add_contrast runs in one process: leave torchrun out")
     dataset = ranks.from_first(
         lambda: PreprocessedDataset.open(args.dataset, args.configuration, args.plans)
     )
@@ -106,6 +126,8 @@ def _pretrain_on(args: argparse.Namespace, ranks: Ranks, device: torch.device) -
         ranks,
         args.shard,
     )
+    if args.add_contrast:
+        return _add_contrast(args, dataset, options)
     say = print if ranks.rank == 0 else lambda _: None
     if args.estimate:
         run, _, batches = prepare(dataset, options)
@@ -120,6 +142,19 @@ def _pretrain_on(args: argparse.Namespace, ranks: Ranks, device: torch.device) -
     plans = f" -p {args.plans}" if args.plans != "nnUNetPlans" else ""
     number = dataset.name[7:10]
     say(f"next: nnUNetv2_train {number} {args.configuration} 0 -tr AMAETrainer{plans}")
+    return 0
+
+
+def _add_contrast(args: argparse.Namespace, dataset: PreprocessedDataset, options: Options) -> int:
+    from amae_nnunet.plans.preprocessed import CHECKPOINT_NAME
+    from amae_nnunet.pretraining.add_contrast import add_contrast
+    from amae_nnunet.pretraining.loop import results_folder
+
+    source = args.checkpoint or results_folder(dataset) / CHECKPOINT_NAME
+    path = add_contrast(source, args.add_contrast, dataset, options)
+    print(f"wrote {path}")
+    number = dataset.name[7:10]
+    print(f"next: amae-nnunet-configure {number} {args.configuration} --checkpoint {path}")
     return 0
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amae_nnunet.config import Axes
+from amae_nnunet.config import Axes, ModelConfig
+from amae_nnunet.networks.resample import along_axes, interpolation_matrix
 
 UNIT_MM = 16.0
 
@@ -47,13 +48,22 @@ def sincos_positions(
     return F.pad(table, (0, embed_dim - table.shape[1])).to(torch.get_default_dtype())
 
 
-def resize_positions(table: Tensor, grid_size: Axes, new_grid_size: Axes) -> Tensor:
-    """Resize a learned table (L, E) to another grid, trilinearly (not in the paper)."""
-    if grid_size == new_grid_size:
+def resize_positions(table: Tensor, config: ModelConfig, new_config: ModelConfig) -> Tensor:
+    """A learned table (L, E) for another grid or other tokens (not in the paper).
+
+    A learned table starts as the fixed one. What it has learnt on top of that is read at the same
+    place in mm, linearly, and held beyond the old grid; the fixed part is computed anew.
+    """
+    old, new = ((c.grid_size, c.token_mm) for c in (config, new_config))
+    if old == new:
         return table
-    volume = table.T.reshape(1, -1, *grid_size)
-    volume = F.interpolate(volume, size=new_grid_size, mode="trilinear", align_corners=False)
-    return volume.flatten(2)[0].T
+    matrices = [
+        interpolation_matrix(n, new_n, new_mm / mm)
+        for n, mm, new_n, new_mm in zip(*old, *new, strict=True)
+    ]
+    fixed, new_fixed = (sincos_positions(*grid, table.shape[1]).to(table) for grid in (old, new))
+    learnt = (table - fixed).T.unflatten(1, config.grid_size)  # (E, z, y, x)
+    return new_fixed + along_axes(learnt, matrices).flatten(1).T
 
 
 class PositionEmbedding(nn.Module):

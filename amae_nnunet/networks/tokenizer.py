@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amae_nnunet.config import Axes
+from amae_nnunet.networks.resample import along_axes, interpolation_matrix
 
 
 def patchify(x: Tensor, token_size: Axes) -> Tensor:
@@ -53,6 +54,35 @@ def unpatchify(tokens: Tensor, grid_size: Axes, token_size: Axes) -> Tensor:
     order = (*range(d), d, d + 3, d + 1, d + 4, d + 2, d + 5)
     size = [g * t for g, t in zip(grid_size, token_size, strict=True)]
     return tokens.permute(order).reshape(*leading, *size)
+
+
+def resize_kernel(weight: Tensor, token_size: Axes, new_token_size: Axes) -> Tensor:
+    """A kernel for tokens of another size: pseudo-inverse resize, as in FlexiViT.
+
+    With B the linear interpolation that takes a token x to the new size, the new kernel w' is the
+    one whose answers to resized tokens are nearest to those of w to the tokens themselves::
+
+        w' = argmin E (<x, w> - <B x, w'>)^2 = pinv(B^T) w           x white
+
+    Exact where tokens grow: ``<B x, w'> = <x, w>``. B works on each axis by itself, so its
+    pseudo-inverse does too. Beyer et al., FlexiViT, CVPR 2023; not in the paper.
+
+    Args:
+        weight: W of the tokenizer, (E, p).
+        token_size: voxels of its tokens along (z, y, x).
+        new_token_size: voxels of the new ones.
+
+    Returns:
+        (E, p'); ``weight`` itself where the sizes are the same.
+    """
+    if token_size == new_token_size:
+        return weight
+    inverse = [
+        torch.linalg.pinv(interpolation_matrix(old, new, old / new).T)
+        for old, new in zip(token_size, new_token_size, strict=True)
+    ]
+    kernel = along_axes(weight.double().unflatten(1, token_size), inverse)
+    return kernel.flatten(1).to(weight.dtype)
 
 
 class DynamicConvTokenizer(nn.Module):

@@ -26,6 +26,7 @@ from amae_nnunet.config import (
     check_divisible,
     stride_product,
 )
+from amae_nnunet.contrasts import ContrastMatch
 from amae_nnunet.errors import ConfigError
 from amae_nnunet.plans.block import KEY, AMAEBlock
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
@@ -38,6 +39,8 @@ NNUNET_KEYS = {
     "spacing": "three numbers (mm)",
 }
 _DERIVED = ("contrasts", "patch_size", "spacing", "strides", "kernel_sizes")
+#: Model values that may differ from those of a checkpoint to fine-tune from.
+_FREE = ("num_strides", "feature_size", "decoder_embed_dim", "decoder_depth", "decoder_num_heads")
 _SECTIONS: dict[str, Sequence[str]] = {
     "model": [
         "encoder",
@@ -127,6 +130,7 @@ def configure(
 
     Raises:
         ConfigError: values that cannot work; nothing is written then.
+        CheckpointError: the checkpoint has none of the data set's contrasts.
     """
     base = dataset.configuration_name
     name = name or base
@@ -140,14 +144,9 @@ def configure(
         )
     nnunet = _nnunet_values(dataset, settings["nnunet"], f"{output_plans}_{name}")
     block = _block(dataset, settings, pretrained)
-    config = block.model_config({**dataset.configuration, **nnunet})
+    block.model_config({**dataset.configuration, **nnunet})
     block.training_config()
     block.pretraining_config()
-    if pretrained is not None and config.token_size != pretrained.config.token_size:
-        raise ConfigError(
-            f"the checkpoint's tokens have {list(pretrained.config.token_size)} voxels, this "
-            f"configuration's {list(config.token_size)}: pre-train with this configuration"
-        )
     plans = copy.deepcopy(dataset.plans)
     plans["plans_name"] = output_plans
     own = {"inherits_from": base} if name != base else plans["configurations"][base]
@@ -173,11 +172,16 @@ def _nnunet_values(
         if not good or len(value) != (1 if key == "batch_size" else 3):
             raise ConfigError(f"{key}={checked[key]!r}: give {kind}, as in {_example(key)}")
     if "patch_size" in checked:
-        strides = dataset.configuration["architecture"]["arch_kwargs"]["strides"]
-        check_divisible(checked["patch_size"], stride_product(strides))
+        check_divisible(checked["patch_size"], stride_product(_strides(dataset)))
     if "spacing" in checked:
         checked["data_identifier"] = identifier
     return checked
+
+
+def _strides(dataset: PreprocessedDataset) -> list[list[int]]:
+    """nnU-Net's strides, a resolution each."""
+    strides: list[list[int]] = dataset.configuration["architecture"]["arch_kwargs"]["strides"]
+    return strides
 
 
 def _example(key: str) -> str:
@@ -196,25 +200,21 @@ def _block(
     model = {**old.model, **settings["model"]}
     checkpoint = old.checkpoint
     if pretrained is not None:
-        unknown = [c for c in old.contrasts if c not in pretrained.config.contrasts]
-        if unknown:
-            raise ConfigError(
-                f"the checkpoint does not know contrast {unknown[0]} (it knows "
-                f"{', '.join(pretrained.config.contrasts)}): pre-train on studies that have it"
-            )
+        ContrastMatch.of(old.contrasts, pretrained.config.contrasts)
         theirs = {
             key: getattr(pretrained.config, key)
             for key in _SECTIONS["model"]
             if key not in ("encoder", "num_strides")
         }
-        theirs["num_strides"] = len(pretrained.config.strides)
-        own = {"feature_size", "decoder_embed_dim", "decoder_depth", "decoder_num_heads"}
+        strides, count = _strides(dataset), len(pretrained.config.strides)
+        if stride_product(strides[1 : count + 1]) == pretrained.config.token_size:
+            theirs["num_strides"] = count
         for key, value in settings["model"].items():
-            if key not in own and theirs.get(key, value) != value:
+            if key not in _FREE and theirs.get(key, value) != value:
                 raise ConfigError(
                     f"{key}={value} but the checkpoint has {theirs[key]}: leave it out"
                 )
-        model = {**theirs, **{key: value for key, value in model.items() if key in own}}
+        model = {**theirs, **{key: value for key, value in model.items() if key in _FREE}}
         checkpoint = {"path": pretrained.path, "sha256": pretrained.sha256}
     return AMAEBlock(
         contrasts=old.contrasts,

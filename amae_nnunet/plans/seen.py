@@ -28,6 +28,12 @@ class SeenCases:
         salt = hashlib.sha256("\n".join(cases).encode()).hexdigest()[:_LENGTH]
         return cls(salt, frozenset(_hash(salt, case) for case in cases))
 
+    def with_cases(self, cases: Iterable[str]) -> SeenCases:
+        """These cases and some more, under the same salt."""
+        if not self.hashes:
+            return SeenCases.of(cases)
+        return SeenCases(self.salt, self.hashes | {_hash(self.salt, case) for case in cases})
+
     def __contains__(self, case: str) -> bool:
         return _hash(self.salt, case) in self.hashes
 

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from amae_nnunet.errors import CheckpointError, ContrastError
-from amae_nnunet.networks.checkpoint import file_sha256, load_encoder, read_checkpoint
+from amae_nnunet.errors import CheckpointError, ConfigError, ContrastError
+from amae_nnunet.networks.checkpoint import file_sha256, read_checkpoint
+from amae_nnunet.networks.layer_decay import split_by_layer
+from amae_nnunet.networks.transfer import load_encoder
 from amae_nnunet.networks.unetr import UNETR, AdaptiveUNETR
 from amae_nnunet.networks.weight_decay import decay_groups
 from amae_nnunet.plans.block import KEY, AMAEBlock
@@ -34,6 +35,7 @@ from amae_nnunet.plans.preprocessed import (
     pretraining_folder,
 )
 from amae_nnunet.plans.seen import SeenCases
+from amae_nnunet.training.schedule import WarmUpPolyLR
 from amae_nnunet.training.transforms import KeepAbsentZero
 
 
@@ -120,11 +122,39 @@ class AMAETrainer(nnUNetTrainer):
             )
         return cls.network_class(config, num_output_channels)
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmUpPolyLR]:
         """AdamW (section 2.4) with nnU-Net's polynomial schedule (the paper names none)."""
-        groups = decay_groups(self.network, self.weight_decay)
+        values = self.block.training_config()
+        network: Any = getattr(self.network, "_orig_mod", self.network)  # torch.compile
+        groups = decay_groups(network, self.weight_decay)
+        groups = split_by_layer(groups, network, network.config.depth, values.layer_decay)
         optimizer = torch.optim.AdamW(groups, lr=self.initial_lr)
-        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+        schedule = WarmUpPolyLR(optimizer, self.initial_lr, self.num_epochs, values.warmup_epochs)
+        return optimizer, schedule
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """Stock, but that weight decay and the layers' rates are the plans', not the saved ones.
+
+        Raises:
+            ConfigError: layer_decay was switched on or off since.
+        """
+        if not self.was_initialized:
+            self.initialize()
+        ours = [
+            {key: group[key] for key in ("weight_decay", "lr_scale") if key in group}
+            for group in self.optimizer.param_groups
+        ]
+        try:
+            super().load_checkpoint(filename_or_checkpoint)
+        except ValueError as error:
+            if "parameter group" not in str(error):
+                raise
+            raise ConfigError(
+                "this training was begun with layer_decay=1 and the plans have another now, or the "
+                "other way: set it back with amae-nnunet-configure, or train anew without --c"
+            ) from None
+        for group, values in zip(self.optimizer.param_groups, ours, strict=True):
+            group.update(values)
 
     def _build_loss(self) -> nn.Module:
         """nnU-Net's loss, by default without its cross-entropy (section 2.4: Dice loss)."""
@@ -180,12 +210,9 @@ class AMAETrainer(nnUNetTrainer):
         network = getattr(network, "_orig_mod", network)  # torch.compile
         checkpoint = read_checkpoint(path)
         self.seen_cases = SeenCases.from_json(checkpoint.facts.get("seen_cases", {}))
-        unused = load_encoder(network, checkpoint, path)
-        self.print_to_log_file(
-            f"loaded the pre-trained encoder of {path.name} for contrasts "
-            f"{', '.join(self.block.contrasts)}; the decoder is new; {len(unused)} tensors of the "
-            "pre-training's decoder are not used"
-        )
+        transfer = load_encoder(network, checkpoint, path)
+        lines = [f"loaded the pre-trained encoder of {path.name}", *transfer.lines()]
+        self.print_to_log_file("\n  ".join(lines))
 
     def _checkpoint_path(self) -> Path:
         """The checkpoint that the plans name, else the one that amae-nnunet-pretrain wrote."""

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from tiny import make_config
 
 from amae_nnunet.networks.positions import PositionEmbedding, resize_positions, sincos_positions
 
@@ -32,11 +33,37 @@ def test_learned_positions_are_a_parameter_and_fixed_ones_are_not_saved():
     assert not PositionEmbedding((2, 2, 2), (1, 1, 1), 12).state_dict()
 
 
-def test_resizing_a_learned_table_keeps_a_linear_ramp_inside():
-    z, y, x = torch.meshgrid(*(torch.arange(4.0) for _ in range(3)), indexing="ij")
-    table = (z + 10 * y + 100 * x).reshape(-1, 1)
-    resized = resize_positions(table, (4, 4, 4), (8, 8, 8)).view(8, 8, 8)
-    inside = torch.arange(1, 7)
-    expected = (inside + 0.5) / 2 - 0.5
-    torch.testing.assert_close(resized[1:7, 2, 2] - resized[1, 2, 2], expected - expected[0])
-    assert resize_positions(table, (4, 4, 4), (4, 4, 4)) is table
+def ramp(config, first, last):
+    """A ramp in mm over the tokens of a grid, (L, 1), held before ``first`` and after ``last``."""
+    sizes = zip(config.grid_size, config.token_mm, first, last, strict=True)
+    axes = [((torch.arange(n) + 0.5) * mm).clamp(low, high) for n, mm, low, high in sizes]
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
+    return (z + 10 * y + 100 * x).reshape(-1, 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"patch_size": (4, 16, 24)},
+        {"patch_size": (12, 24, 32)},
+        {"patch_size": (4, 16, 24), "spacing": (2.5, 0.5, 1.0)},
+        {"patch_size": (4, 16, 24), "spacing": (2.5, 1.5, 1.0), "strides": ((1, 2, 2), (2, 1, 3))},
+    ],
+)
+def test_what_a_table_has_learnt_stays_where_it_is_in_mm(changes):
+    old, new = make_config(patch_size=(8, 16, 24)), make_config(**changes)
+    first = [mm / 2 for mm in old.token_mm]
+    last = [(n - 0.5) * mm for n, mm in zip(old.grid_size, old.token_mm, strict=True)]
+    tables = [
+        sincos_positions(config.grid_size, config.token_mm, 12) + ramp(config, first, last)
+        for config in (old, new)
+    ]
+    torch.testing.assert_close(resize_positions(tables[0], old, new), tables[1])
+
+
+def test_a_table_that_has_learnt_nothing_is_the_fixed_one_of_any_grid():
+    old, new = make_config(), make_config(patch_size=(4, 32, 24), spacing=(1.0, 2.0, 3.0))
+    table = PositionEmbedding(old.grid_size, old.token_mm, 20, True).weight
+    fresh = PositionEmbedding(new.grid_size, new.token_mm, 20, True).weight
+    assert torch.equal(resize_positions(table, old, new), fresh)
+    assert resize_positions(table, old, old) is table

@@ -3,8 +3,14 @@ import pytest
 import reference
 import torch
 from tiny import parameters, shake
+from torch.nn import functional as F
 
-from amae_nnunet.networks.tokenizer import DynamicConvTokenizer, patchify, unpatchify
+from amae_nnunet.networks.tokenizer import (
+    DynamicConvTokenizer,
+    patchify,
+    resize_kernel,
+    unpatchify,
+)
 
 TOKENS = [(1, 4, 4), (2, 2, 3), (2, 4, 6)]
 
@@ -22,6 +28,59 @@ def test_patchify_puts_each_voxel_where_the_loops_do(token):
     tokens = patchify(image, token)
     for t in range(len(tokens)):
         assert tokens[t].tolist() == reference.token_voxels(image.numpy(), t, token)
+
+
+def resize(tokens, old, new):
+    """Tokens (..., p) interpolated by torch, each as an image of its own."""
+    images = tokens.reshape(-1, 1, *old)
+    images = F.interpolate(images, size=new, mode="trilinear", align_corners=False)
+    return images.reshape(*tokens.shape[:-1], -1)
+
+
+SIZES = [
+    ((2, 4, 4), (2, 4, 4)), ((2, 4, 3), (4, 8, 9)), ((4, 4, 4), (2, 2, 2)), ((1, 4, 4), (4, 4, 1)),
+    ((3, 5, 4), (4, 3, 7)), ((1, 8, 8), (1, 7, 9)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new"), SIZES)
+def test_a_resized_kernel_is_the_pseudo_inverse_of_the_whole_interpolation(old, new):
+    """Against B written out for all voxels at once, from torch's interpolation of unit tokens."""
+    p = int(np.prod(old))
+    b = resize(torch.eye(p), old, new).numpy().T  # (p', p)
+    weight = torch.randn(6, p)
+    expected = (np.linalg.pinv(b.T) @ weight.numpy().T).T
+    found = resize_kernel(weight, old, new).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_a_resized_kernel_is_the_best_there_is():
+    """No change of it lowers the mean squared difference over white tokens."""
+    old, new = (2, 4, 5), (1, 3, 4)
+    tokens = torch.randn(4000, 40)
+    tokens = torch.linalg.qr(tokens - tokens.mean(dim=0))[0] * 4000**0.5  # exactly white
+    weight, resized = torch.randn(3, 40), resize(tokens, old, new)
+    best = resize_kernel(weight, old, new).requires_grad_()
+    error = (tokens @ weight.T - resized @ best.T).square().mean()
+    assert torch.autograd.grad(error, best)[0].abs().max() < 1e-12 < 1e-3 < error
+
+
+@pytest.mark.parametrize(("old", "factor"), [((2, 4, 4), (2, 2, 2)), ((1, 4, 6), (1, 3, 2))])
+def test_images_of_finer_voxels_give_the_same_tokens(old, factor):
+    new = tuple(n * f for n, f in zip(old, factor, strict=True))
+    tokenizer = shake(DynamicConvTokenizer(int(np.prod(old)), 3, 10, 4))
+    finer = DynamicConvTokenizer(int(np.prod(new)), 3, 10, 4)
+    state = tokenizer.state_dict()
+    finer.load_state_dict({**state, "proj.weight": resize_kernel(state["proj.weight"], old, new)})
+    tokens, contrast = torch.randn(3, 7, int(np.prod(old))), torch.arange(3)
+    found = finer(resize(tokens, old, new), contrast)
+    torch.testing.assert_close(found, tokenizer(tokens, contrast), rtol=1e-11, atol=1e-11)
+
+
+def test_a_kernel_of_the_same_size_is_untouched_and_half_precision_is_kept():
+    weight = torch.randn(6, 32)
+    assert resize_kernel(weight, (2, 4, 4), (2, 4, 4)) is weight
+    assert resize_kernel(weight.bfloat16(), (2, 4, 4), (4, 4, 4)).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("one_hot", [False, True])

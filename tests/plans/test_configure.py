@@ -4,9 +4,12 @@ import shutil
 
 import pytest
 from conftest import DATASET
+from tiny import make_config
 
 from amae_nnunet.cli.configure import main
 from amae_nnunet.errors import ConfigError
+from amae_nnunet.networks.checkpoint import save_checkpoint
+from amae_nnunet.networks.mae import AdaptiveMAE
 from amae_nnunet.plans.block import AMAEBlock
 from amae_nnunet.plans.configure import parse_settings
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
@@ -96,6 +99,8 @@ def test_a_new_spacing_gets_a_folder_of_its_own(nnunet, dataset, capsys):
         (["num_strides=9"], "num_strides=9 must lie between 1 and"),
         (["encoder=huge"], "encoder='huge' is not one of base, large, small"),
         (["loss=focal"], "loss='focal'"),
+        (["layer_decay=1.2"], "layer_decay=1.2 must be above 0 and at most 1"),
+        (["warmup_epochs=3", "num_epochs=3"], "warmup_epochs=3 must lie between 0 and 2"),
         (["--name", "../evil"], "use letters, digits and '_'"),
     ],
 )
@@ -138,6 +143,48 @@ def test_a_checkpoint_brings_its_model_values_its_hash_and_its_place(nnunet, pre
     assert len(opened.block.checkpoint["sha256"]) == 64
     assert main([*words, "embed_dim=24"]) == 2
     assert "embed_dim=24 but the checkpoint has 12" in capsys.readouterr().err
+
+
+def foreign(tmp_path, **changes):
+    """A checkpoint of another data set."""
+    path = tmp_path / "foreign.safetensors"
+    save_checkpoint(path, AdaptiveMAE(make_config(**changes)), {})
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "token"), [([], None), (["num_strides=2"], None), (["num_strides=1"], (2, 2, 2))]
+)
+def test_a_checkpoint_may_know_other_contrasts_and_tokens(
+    nnunet, dataset, tmp_path, words, token, capsys
+):
+    name = f"Foreign{len(words)}{''.join(words)[-1:]}Plans"
+    path = foreign(tmp_path, contrasts=("FLAIR", "T2", "ADC"), patch_size=(2, 8, 18),
+                   strides=((1, 2, 2), (1, 2, 3)))  # fmt: skip
+    words = ["950", "3d_fullres", "-o", name, "--checkpoint", path, *words]
+    assert main([*words, "layer_decay=0.75", "warmup_epochs=5"]) == 0
+    output = capsys.readouterr().out
+    assert (
+        "contrasts: ADC, T2 from the checkpoint; TRACE unknown to it, set to the mean of its "
+        "contrasts; its FLAIR not in the data set and left out\n"
+    ) in output
+    assert "the checkpoint's tokens have 1x4x6 voxels: its kernel will be resampled" in output
+    opened = PreprocessedDataset.open("950", "3d_fullres", name)
+    config = opened.block.model_config(opened.configuration)
+    assert (config.embed_dim, config.contrasts) == (20, ("ADC", "TRACE", "T2"))
+    assert token is None or config.token_size == token
+    values = opened.block.training_config()
+    assert (values.layer_decay, values.warmup_epochs) == (0.75, 5)
+
+
+def test_a_checkpoint_with_no_contrast_of_the_data_set_is_refused(
+    nnunet, dataset, tmp_path, capsys
+):
+    path = foreign(tmp_path, contrasts=("adc", "FLAIR"))
+    assert main(["950", "3d_fullres", "-o", "BadPlans", "--checkpoint", path]) == 5
+    error = capsys.readouterr().err
+    assert "knows adc, FLAIR and the data set has ADC, TRACE, T2: no name is the same" in error
+    assert not (nnunet / "preprocessed" / DATASET / "BadPlans.json").exists()
 
 
 def test_the_block_is_for_the_contrasts_of_the_data_set(nnunet, dataset):

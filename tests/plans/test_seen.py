@@ -19,3 +19,13 @@ def test_no_name_is_in_it_and_hashes_of_two_runs_cannot_be_compared():
     assert "case" not in json.dumps(one.to_json())
     assert "Dataset" not in json.dumps(one.to_json())
     assert not one.hashes & other.hashes
+
+
+def test_cases_are_added_under_the_same_salt():
+    seen = SeenCases.of(CASES[:2])
+    more = seen.with_cases(CASES[2:])
+    assert more.salt == seen.salt
+    assert all(case in more for case in CASES)
+    assert len(more.hashes) == 3
+    assert "Dataset500_B/other" not in more
+    assert SeenCases.from_json({}).with_cases(CASES) == SeenCases.of(CASES)

@@ -2,6 +2,7 @@ import copy
 import json
 import multiprocessing
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import DATASET, TINY
+from tiny import encode_all, studies
 
 from amae_nnunet.cli import configure
 from amae_nnunet.errors import AMAEError, CheckpointError, ConfigError, ContrastError
-from amae_nnunet.networks.checkpoint import read_checkpoint
+from amae_nnunet.networks.checkpoint import load_mae, read_checkpoint
 from amae_nnunet.networks.unetr import UNETR, AdaptiveUNETR
 from amae_nnunet.training import trainer as trainers
 
@@ -70,12 +72,101 @@ def test_norms_biases_and_embeddings_do_not_decay(make):
     assert not any("qkv.weight" in name or "conv1.weight" in name for name in spared)
 
 
+def with_values(**values):
+    """A change of the fine-tuning's values in the plans."""
+
+    def change(configurations):
+        configurations["tiny"]["amae"]["training"].update(values)
+
+    return change
+
+
+def rates(trainer, epochs):
+    """Learning rate of each parameter by name, in each epoch."""
+    names = {id(p): name for name, p in trainer.network.named_parameters()}
+    found = []
+    for epoch in epochs:
+        trainer.lr_scheduler.step(epoch)
+        groups = trainer.optimizer.param_groups
+        pairs = [(names[id(p)], group["lr"]) for group in groups for p in group["params"]]
+        assert len(pairs) == len(dict(pairs))
+        found.append(dict(pairs))
+    return found
+
+
+def test_by_default_the_schedule_is_nnunets_own(make):
+    from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+
+    trainer = make(change=with_values(num_epochs=7))
+    trainer.initialize()
+    assert len(trainer.optimizer.param_groups) == 2
+    found = rates(trainer, range(7))
+    stock = PolyLRScheduler(trainer.optimizer, 1e-4, 7)
+    for epoch in range(7):
+        stock.step(epoch)
+        assert set(found[epoch].values()) == {trainer.optimizer.param_groups[0]["lr"]}
+
+
+@pytest.mark.parametrize("kind", ["AMAETrainerNoPretraining", "AMAETrainerUNETRNoPretraining"])
+def test_each_layer_of_the_encoder_has_its_share_of_the_rate(make, kind):
+    """Embeddings at decay^3, two blocks at decay^2 and decay, all else at the full rate."""
+    trainer = make(kind, change=with_values(layer_decay=0.5, num_epochs=4))
+    trainer.initialize()
+    learning = {name for name, p in trainer.network.named_parameters() if p.requires_grad}
+    layers = {"encoder.blocks.0.": 0.25, "encoder.blocks.1.": 0.5, "encoder.norm.": 1.0,
+              "encoder.": 0.125, "decoder.": 1.0}  # fmt: skip
+    for epoch, found in enumerate(rates(trainer, range(4))):
+        assert found.keys() == learning
+        for name, rate in found.items():
+            share = next(value for prefix, value in layers.items() if name.startswith(prefix))
+            assert rate == pytest.approx(1e-4 * (1 - epoch / 4) ** 0.9 * share, rel=1e-12)
+    spared = {id(p) for g in trainer.optimizer.param_groups if not g["weight_decay"]
+              for p in g["params"]}  # fmt: skip
+    assert trainer.optimizer.param_groups[0]["lr_scale"] == 1  # the rate that nnU-Net logs
+    plain = make(kind)
+    plain.initialize()
+    assert len(spared) == len(plain.optimizer.param_groups[1]["params"])
+
+
+def test_the_rate_rises_linearly_and_then_decays(make):
+    trainer = make(change=with_values(warmup_epochs=4, num_epochs=10))
+    trainer.initialize()
+    found = [set(values.values()) for values in rates(trainer, range(10))]
+    assert all(len(values) == 1 for values in found)
+    rise = [1e-4 * share for share in (0.25, 0.5, 0.75, 1.0)]
+    fall = [1e-4 * (1 - step / 6) ** 0.9 for step in range(6)]
+    assert [values.pop() for values in found] == pytest.approx(rise + fall, rel=1e-12)
+
+
+def test_a_continued_training_has_the_rates_of_the_plans(make, tmp_path):
+    change = with_values(layer_decay=0.5, warmup_epochs=2, num_epochs=6)
+    first = make(change=change)
+    first.initialize()
+    first.on_train_epoch_start()
+    first.optimizer.zero_grad()
+    first.network(torch.randn(1, 3, 16, 32, 32)).square().mean().backward()
+    first.optimizer.step()
+    path = str(tmp_path / "checkpoint_latest.pth")
+    first.save_checkpoint(path)
+    again = make(change=change)
+    again.load_checkpoint(path)
+    assert again.current_epoch == 1
+    assert rates(again, range(1, 6)) == rates(first, range(1, 6))
+    moments = [[s["exp_avg"] for s in t.optimizer.state.values()] for t in (first, again)]
+    assert all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
+    slower = make(change=with_values(layer_decay=0.25, weight_decay=0.2, num_epochs=6))
+    slower.load_checkpoint(path)
+    assert rates(slower, [3])[0]["encoder.blocks.1.norm1.weight"] == pytest.approx(
+        1e-4 * 0.5**0.9 * 0.25
+    )
+    assert {group["weight_decay"] for group in slower.optimizer.param_groups} == {0.2, 0.0}
+    with pytest.raises(ConfigError, match="begun with layer_decay=1"):
+        make(change=with_values(num_epochs=6)).load_checkpoint(path)
+
+
 @pytest.mark.parametrize("loss", ["dice", "dice_ce"])
 def test_loss_is_dice_with_cross_entropy_as_the_switch(make, loss):
-    def change(configurations):
-        configurations["tiny"]["amae"]["training"]["loss"] = loss
-
-    trainer = make(change=change)
+    trainer = make(change=with_values(loss=loss))
     trainer.initialize()
     logits = torch.randn(2, 2, 4, 8, 8)
     target = torch.randint(0, 2, (2, 1, 4, 8, 8)).float()
@@ -92,9 +183,26 @@ def test_a_new_training_starts_from_the_checkpoint(make, pretrained, kind):
     weights = read_checkpoint(pretrained).tensors
     for name, value in trainer.network.encoder.blocks.state_dict().items():
         assert torch.equal(value, weights[f"encoder.blocks.{name}"])
-    assert "loaded the pre-trained encoder" in Path(trainer.log_file).read_text()
+    log = Path(trainer.log_file).read_text()
+    assert "loaded the pre-trained encoder of checkpoint_final.safetensors\n" in log
+    assert "contrasts: ADC, TRACE, T2 from the checkpoint" in log
+    assert re.search(r"\d+ tensors with \d+ values: .*blocks \(24\)", log)
     saved = json.loads(Path(trainer.output_folder_base, "plans.json").read_text())
     assert saved["configurations"]["tiny"]["amae"]["model"]["embed_dim"] == 12
+
+
+def test_the_features_of_a_new_training_are_those_of_the_pretraining(make, pretrained):
+    trainer = make("AMAETrainer")
+    trainer.on_train_start()
+    config = trainer.network.config
+    x, _ = studies(config, ["111", "101"])
+    present = torch.tensor([[True] * 3, [True, False, True]])
+    model = load_mae(read_checkpoint(pretrained))
+    ours, theirs = (
+        encode_all(encoder, config, x, present, [1, 2])
+        for encoder in (trainer.network.encoder, model.encoder)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_without_pretraining_the_checkpoint_is_not_touched(make, pretrained):
