@@ -143,7 +143,7 @@ def _body(args: argparse.Namespace) -> int:
         print(f"wrote {sheet}: edit it, then give it back with --series {sheet}")
         return _FAILED if any(raw.code for raw in found.cases) else 0
     target = _target(args, find_template(request))
-    make_key = not any(recorded_keys(target.folder))
+    make_key = not recorded_keys(target.folder)
     return _convert(args, target, find_cases(replace(request, make_key=make_key)))
 
 

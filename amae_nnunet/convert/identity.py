@@ -45,7 +45,7 @@ class Identities:
 
         Args:
             path: the file.
-            make: whether it may be made; not where names hashed with a key are there already.
+            make: whether it may be made; not where cases have names already.
 
         Raises:
             ConfigError: it cannot be read or made, or is shorter than 16 bytes.
@@ -56,8 +56,8 @@ class Identities:
             key = path.read_bytes().strip()
         except FileNotFoundError:
             raise ConfigError(
-                f"key file {path} is not there, and the names so far were hashed with a key: give "
-                "that one with --key"
+                f"key file {path} is not there, and no new one is made where cases have names "
+                "already: give the key used so far with --key, or choose another data set"
             ) from None
         except OSError as error:
             raise ConfigError(

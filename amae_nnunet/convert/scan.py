@@ -41,7 +41,7 @@ def scan(root: Path, template: Template) -> list[RawCase]:
         folder, inside = next(iter(several.items()))
         raise InputError(
             f"the folders in {root} seem to hold several patients or visits each ({inside}): give "
-            f"the folder below, e.g. -i {folder}, or a table of cases"
+            f"the folder below, e.g. -i {folder}, or a table of cases if names occur twice"
         )
     return refuse_clashes(cases)
 

@@ -396,6 +396,12 @@ def test_a_mistyped_key_makes_no_second_one(tmp_path):
         assert done.returncode == 2
         assert done.stderr.startswith(f"amae-nnunet-convert: error: {said}")
         assert done.stderr.count("\n") == 1
+    plain = ("-i", tmp_path / "raw", "-t", tmp_path / "tiny.json", "-d", 2)
+    assert command(*plain, **run).returncode == 0
+    done = command(*plain, "--ids", "hash", "--key", wrong, **run)
+    assert done.stderr.startswith(f"amae-nnunet-convert: error: key file {wrong} is not there")
+    done = command(*plain, "--ids", "hash", "--key", key, **run)
+    assert "Dataset002_Tiny has plain names, and these would be hashes" in done.stderr
     assert not wrong.exists()
     again = command(*common, "--ids", "hash", "--key", key, **run)
     assert again.stdout.startswith("Dataset001_Tiny: 0 done, 1 skipped, 0 failed")

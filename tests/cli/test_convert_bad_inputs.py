@@ -26,9 +26,7 @@ from amae_nnunet.convert.identity import Identities
 pytestmark = pytest.mark.slow  # dozens of runs of the command
 
 KEY = "0123456789abcdef"
-_SAID = re.compile(
-    r"\d+ of \d+ cases, \d+ failed|\d+ files? skipped: .*|\d+ cases? renamed: .*"
-)
+_SAID = re.compile(r"\d+ of \d+ cases, \d+ failed|\d+ files? skipped: .*|\d+ cases? renamed: .*")
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "bad-inputs.md"
 #: How a tree is converted; in the last two, what is otherwise left out fails the case.
 MODES = ("usual", "strict", "required")

@@ -20,7 +20,7 @@ def test_a_key_is_made_once_for_its_owner_only(tmp_path):
 def test_a_new_key_is_told_and_only_made_where_it_may(tmp_path, caplog):
     caplog.set_level("INFO")
     path = tmp_path / "id.key"
-    with pytest.raises(ConfigError, match=r"id.key is not there, .*: give that one with --key"):
+    with pytest.raises(ConfigError, match=r"id.key is not there, .*: give the key used so far"):
         Identities.from_file(path, make=False)
     assert not path.exists()
     made = Identities.from_file(path)

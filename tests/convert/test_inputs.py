@@ -112,6 +112,14 @@ def studies(tmp_path, request_):
     return request
 
 
+def test_a_hidden_folder_of_studies_is_counted(studies, caplog):
+    caplog.set_level("INFO", "amae_nnunet")
+    (studies.root / "S2").rename(studies.root / ".S2")
+    assert len(find_cases(studies).cases) == 1
+    said = "1 file skipped: a folder whose name begins with a dot"
+    assert [record.message for record in caplog.records] == [said]
+
+
 def test_labels_of_no_study_are_named(studies, caplog):
     find_cases(studies)
     assert caplog.text == ""

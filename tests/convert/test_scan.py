@@ -154,7 +154,8 @@ def test_a_folder_above_the_cases_is_told_from_ambiguous_files(root, template):
         scan(root, template)
     assert str(caught.value) == (
         f"the folders in {root} seem to hold several patients or visits each (T1 in each of p1, "
-        f"p2): give the folder below, e.g. -i {root / 's1'}, or a table of cases"
+        f"p2): give the folder below, e.g. -i {root / 's1'}, or a table of cases if names occur "
+        "twice"
     )
     assert [raw.case for raw in scan(root / "s1", template)] == ["p1", "p2"]
     for number in range(9):  # now it is the exception
