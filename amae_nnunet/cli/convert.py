@@ -80,11 +80,11 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         default="keep",
         help="names of cases: of their folders, or keyed hashes (DICOM: always hashes)",
     )
-    add("--key", metavar="FILE", type=Path, help="secret key of the hashes (made if not there)")
+    add("--key", metavar="FILE", type=Path, help="secret key of the hashes (made for new data)")
     add(
         "--register", choices=("rigid",), help="move contrasts onto the case's grid by registration"
     )
-    add("--strict", action="store_true", help="a doubt about a contrast fails the case")
+    add("--strict", action="store_true", help="a doubt fails the case")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:

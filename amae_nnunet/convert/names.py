@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 
 from amae_nnunet.convert.source import RawCase
@@ -31,6 +30,5 @@ def say_renamed(cases: Sequence[RawCase]) -> None:
 
 
 def _is_renamed(raw: RawCase) -> bool:
-    kept = rf"(.*_)?{re.escape(raw.case)}(_.*)?"
     source = raw.source.replace("/", "_")
-    return raw.code != "E_NAME" and not re.fullmatch(kept, source, re.DOTALL)
+    return raw.code != "E_NAME" and f"_{raw.case}_" not in f"_{source}_"
