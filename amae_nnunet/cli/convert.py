@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,7 +84,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         default="keep",
         help="names of cases: of their folders, or keyed hashes (DICOM: always hashes)",
     )
-    add("--key", metavar="FILE", type=Path, help="secret key of the hashes (made if not there)")
+    add("--key", metavar="FILE", type=Path, help="secret key of the hashes (made for new data)")
     add(
         "--register", choices=("rigid",), help="move contrasts onto the case's grid by registration"
     )
@@ -140,7 +141,8 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 
 
 def _body(args: argparse.Namespace) -> int:
-    from amae_nnunet.convert.inputs import dry_run, find_cases
+    from amae_nnunet.convert.inputs import dry_run, find_cases, find_template
+    from amae_nnunet.convert.output import recorded_keys
 
     _check(args)
     if args.native:
@@ -155,7 +157,9 @@ def _body(args: argparse.Namespace) -> int:
         print(found.table)
         print(f"wrote {sheet}: edit it, then give it back with --series {sheet}")
         return _FAILED if any(raw.code for raw in found.cases) else 0
-    return _convert(args, find_cases(request))
+    target = _target(args, find_template(request))
+    make_key = not recorded_keys(target.folder)
+    return _convert(args, target, find_cases(replace(request, make_key=make_key)))
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -229,18 +233,21 @@ def _target(args: argparse.Namespace, template: Template) -> Target:
     from amae_nnunet.convert.target import Target, dataset_target
 
     if args.output:
-        return Target(args.output.absolute())
-    return dataset_target(args.dataset, args.name or template.name, args.split, args.folds)
+        target = Target(args.output.absolute())
+    else:
+        name = args.name or template.name
+        target = dataset_target(args.dataset, name, args.split, args.folds)
+    raw = args.raw.resolve() if args.raw and not args.raw.is_file() else None
+    if raw and target.folder.resolve().is_relative_to(raw):
+        raise ConfigError(f"{target.folder} lies in the input folder {args.raw}: write elsewhere")
+    return target
 
 
-def _convert(args: argparse.Namespace, found: Input) -> int:
+def _convert(args: argparse.Namespace, target: Target, found: Input) -> int:
     from amae_nnunet.convert.case import Options
     from amae_nnunet.convert.dataset import convert
     from amae_nnunet.convert.parts import Part
 
-    target = _target(args, found.template)
-    if not args.raw.is_file() and target.folder.resolve().is_relative_to(args.raw.resolve()):
-        raise ConfigError(f"{target.folder} lies in the input folder {args.raw}: write elsewhere")
     summary = convert(
         found.cases,
         found.template,

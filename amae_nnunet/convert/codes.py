@@ -30,6 +30,7 @@ CODES = {
     "E_COVERAGE": "a contrast covers less than half of the case's grid",
     "E_AMBIGUOUS": "several files or series could be one contrast",
     "E_NAME": "a name cannot be used, or two cases would get the same",
+    "E_SUBJECT": "a subject would be tested on and trained on",
     "E_LINK": "a link leads nowhere or out of the input folder",
     "E_TABLE": "a row of the table is wrong, or names a file that is not there",
     "E_MISSING_SLICES": "slices are missing inside a stack",
@@ -55,6 +56,7 @@ CODES = {
     "W_UNREADABLE": "files beside those of the case cannot be read: a series may be missing",
     "W_SLICES_END": "slices seem to be missing at an end of the stack",
     "W_EMPTY_LABEL": "the label is empty",
+    "W_SUBJECT": "the subject of a test case is trained on as well",
     "W_REGISTRATION": "the registration was not plausible and the header's position was kept",
 }
 

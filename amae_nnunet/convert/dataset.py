@@ -11,7 +11,7 @@ import json
 import logging
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,11 +25,13 @@ from amae_nnunet.convert.case import CaseJob, Options
 from amae_nnunet.convert.cluster import run_on_cluster
 from amae_nnunet.convert.codes import CaseError, folded
 from amae_nnunet.convert.ledger import read_lines
+from amae_nnunet.convert.names import counted, listed
 from amae_nnunet.convert.output import FAILURES, LEDGER, Output, opened
 from amae_nnunet.convert.parts import Part
 from amae_nnunet.convert.processes import run_here, run_local
 from amae_nnunet.convert.source import RawCase
 from amae_nnunet.convert.splits import count_folds
+from amae_nnunet.convert.subjects import refuse_shared
 from amae_nnunet.convert.target import Target
 from amae_nnunet.convert.template import Template
 from amae_nnunet.convert.worker import Failure, Outcome, Outcomes
@@ -89,11 +91,14 @@ def convert(
         InputError: no case could be used.
         ConfigError: the target does not fit, its disk is full, or the cluster cannot be used.
     """
-    splits = {target.split_of(raw) for raw in cases}
-    if part:
-        cases = [raw for raw in cases if part.has(raw.case)]
-    with _ended_by_sigterm(), opened(target, template, splits, part) as output:
-        jobs, keys = _plan(cases, output, options or Options())
+    options = options or Options()
+    with _ended_by_sigterm(), opened(target, template, cases, part) as output:
+        if options.strict:
+            cases = refuse_shared(cases, output.entries.values(), target.split_of)
+        if part:
+            cases = [raw for raw in cases if part.has(raw.case)]
+        jobs, keys = _plan(cases, output, options)
+        _say_what_is_known(cases, jobs, output)
         skipped, done = len(cases) - len(jobs) - len(output.failures), 0
         with (
             closing(_run(jobs, processes, timeout, dask)) as outcomes,
@@ -102,8 +107,9 @@ def convert(
             for case, outcome in counted:
                 done += _take(output, jobs[case].raw, keys[case], outcome)
     if cases and not part and not done + skipped:
-        raise InputError(f"none of the {len(cases)} cases could be converted: see the lines above")
-    return _summary(output, done, skipped, len(output.failures), splits)
+        none = f"none of the {len(cases)} cases could" if len(cases) > 1 else "the case could not"
+        raise InputError(f"{none} be converted: see the lines above")
+    return _summary(output, done, skipped, len(output.failures), output.splits)
 
 
 def merge(target: Target, template: Template) -> Summary:
@@ -115,26 +121,11 @@ def merge(target: Target, template: Template) -> Summary:
     if not (parts.part_folders(target.folder) or (target.folder / LEDGER).is_file()):
         raise ConfigError(f"{target.folder} holds no parts: convert with -num_parts first")
     parts.check_ended(target.folder)
-    with opened(target, template, ()) as output:
+    with opened(target, template, []) as output:
         pass
     failed = len(read_lines(target.folder / FAILURES))
     splits = {entry["split"] for entry in output.entries.values()}
     return _summary(output, 0, len(output.entries), failed, splits)
-
-
-def table(cases: Sequence[RawCase], template: Template) -> str:
-    """A table of case x contrast, then the files that no pattern fits, then what is wrong."""
-    names = [*template.contrasts, "label"]
-    width = max(len("case"), *(len(raw.case) for raw in cases))
-    lines = ["  ".join(["case".ljust(width), *names])]
-    for raw in cases:
-        has = {**raw.contrasts, "label": raw.label}
-        marks = [("x" if has.get(name) else "-").center(len(name)) for name in names]
-        lines.append("  ".join([raw.case.ljust(width), *marks]).rstrip())
-    for raw in cases:
-        lines += [f"unmatched: {raw.source}/{name}" for name in raw.unmatched]
-    lines += [f"case {raw.case}: {raw.problem}" for raw in cases if raw.problem]
-    return "\n".join(lines)
 
 
 def _plan(
@@ -145,10 +136,10 @@ def _plan(
     said = []
     for raw in cases:
         try:
-            if raw.code:
-                raise CaseError(raw.code, raw.problem)
             if raw.case in keys:
                 raise CaseError("E_NAME", f"{raw.source} is there twice: remove one of them")
+            if raw.code:
+                raise CaseError(raw.code, raw.problem)
             output.claim(raw)
             key = keys[raw.case] = _key(raw, output.template, options)
             if output.is_done(raw.case, key):
@@ -164,6 +155,24 @@ def _plan(
     for line in folded(said):
         _log.error("%s", line)
     return jobs, keys
+
+
+def _say_what_is_known(cases: Sequence[RawCase], jobs: Collection[str], output: Output) -> None:
+    """Print what becomes of earlier conversions: which are made anew, which are not asked for."""
+    again = [case for case in jobs if case in output.entries]
+    if again:
+        what = counted(len(again), "case")
+        _log.info("%s converted anew, since input or options changed: %s", what, listed(again))
+    names = {raw.case.casefold() for raw in cases}
+    known = [
+        case
+        for case, entry in output.entries.items()
+        if entry["split"] in output.splits and (not output.part or output.part.has(case))
+    ]
+    gone = [case for case in known if case.casefold() not in names]
+    if 0 < len(gone) < len(known):  # else the input is another one
+        what = counted(len(gone), "case")
+        _log.info("%s not in the input any more, but kept: %s", what, listed(sorted(gone)))
 
 
 def _key(raw: RawCase, template: Template, options: Options) -> str:
@@ -262,7 +271,9 @@ def _fail(output: Output, raw: RawCase, failure: Failure) -> None:
     output.fail(raw, failure.code, failure.message)
 
 
-def _summary(output: Output, done: int, skipped: int, failed: int, splits: set[str]) -> Summary:
+def _summary(
+    output: Output, done: int, skipped: int, failed: int, splits: Collection[str]
+) -> Summary:
     """How it ended; the contrasts are counted in the cases of ``splits``."""
     entries = [entry for entry in output.entries.values() if entry["split"] in splits]
     present = {

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
+import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from amae_nnunet.errors import ConfigError
 
 _DIGITS = 12  # 48 bits: two of 45,000 studies meet with a chance of 4 in a million
 _MIN_KEY = 16  # bytes
+_HASHED = re.compile(rf"c[0-9a-f]{{{_DIGITS}}}")
+_log = logging.getLogger(__name__)
 
 
 def default_key_file() -> Path:
@@ -36,21 +40,25 @@ class Identities:
     key: bytes
 
     @classmethod
-    def from_file(cls, path: Path) -> Identities:
+    def from_file(cls, path: Path, make: bool = True) -> Identities:
         """Read the key, or make the file (readable for its owner only) with a new one.
+
+        Args:
+            path: the file.
+            make: whether it may be made; not where cases have names already.
 
         Raises:
             ConfigError: it cannot be read or made, or is shorter than 16 bytes.
         """
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(made, "w") as file:
-                    file.write(secrets.token_hex(32) + "\n")
-            except FileExistsError:
-                pass
+            if make:
+                _make_key(path)
             key = path.read_bytes().strip()
+        except FileNotFoundError:
+            raise ConfigError(
+                f"key file {path} is not there, and no new one is made where cases have names "
+                "already: give the key used so far with --key, or choose another data set"
+            ) from None
         except OSError as error:
             raise ConfigError(
                 f"key file {path}: {error.strerror}: give another with --key"
@@ -59,9 +67,19 @@ class Identities:
             raise ConfigError(f"key file {path} is shorter than {_MIN_KEY} bytes: remove it")
         return cls(key)
 
+    @property
+    def mark(self) -> str:
+        """What tells the key from others; the key cannot be found from it."""
+        return self._digest("key", "")
+
     def case(self, study: str) -> str:
         """The identifier of a study (StudyInstanceUID, or a case's name)."""
         return f"c{self._digest('study', study)}"
+
+    def made(self, cases: Mapping[str, str]) -> bool:
+        """Whether this key may have named ``cases`` (identifier -> study), some by hand since."""
+        hashed = [case for case in cases if _HASHED.fullmatch(case)]
+        return not hashed or any(case == self.case(cases[case]) for case in hashed)
 
     def subject(self, patient: str) -> str:
         """The identifier of a patient (PatientID, or a BIDS subject)."""
@@ -69,6 +87,17 @@ class Identities:
 
     def _digest(self, kind: str, text: str) -> str:
         return hmac.new(self.key, f"{kind}:{text}".encode(), hashlib.sha256).hexdigest()[:_DIGITS]
+
+
+def _make_key(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(made, "w") as file:
+        file.write(secrets.token_hex(32) + "\n")
+    _log.info("new key: %s: keep it, only with it can studies be found again or added", path)
 
 
 def hash_cases(cases: Sequence[RawCase], ids: Identities) -> list[RawCase]:
@@ -89,6 +118,7 @@ def hash_cases(cases: Sequence[RawCase], ids: Identities) -> list[RawCase]:
                 label=_renamed(raw.label, "label image") if raw.label else None,
                 unmatched=(),
                 problem=CODES[raw.code] if raw.code else "",
+                id_key=ids.mark,
             )
         )
     return hashed

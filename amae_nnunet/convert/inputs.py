@@ -6,21 +6,27 @@ Not in the paper, which describes no conversion.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from amae_nnunet.convert.bids import scan_bids
 from amae_nnunet.convert.codes import folded
-from amae_nnunet.convert.dataset import table
 from amae_nnunet.convert.identity import Identities, default_key_file, hash_cases
 from amae_nnunet.convert.layouts import NAMES, detect_layout, layout_template, scan_layout
 from amae_nnunet.convert.model import template_of_model
-from amae_nnunet.convert.scan import scan
+from amae_nnunet.convert.names import counted, listed, say_renamed
+from amae_nnunet.convert.overview import table
+from amae_nnunet.convert.scan import is_nifti, scan
 from amae_nnunet.convert.source import RawCase
 from amae_nnunet.convert.table import scan_table, write_table
 from amae_nnunet.convert.template import Template, load_template
 from amae_nnunet.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from amae_nnunet.convert.dicom.index import Index
+    from amae_nnunet.convert.dicom.scan import Scan
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +47,7 @@ class Request:
         labels: folder of the labels of DICOM studies.
         hash_ids: name cases by keyed hashes; DICOM studies always are.
         key: file of the secret key, None for the user's own.
+        make_key: whether that file may be made.
         strict: a doubt about a contrast is a problem of the case.
         with_label: whether labels will be read.
         processes: that read DICOM headers at the same time.
@@ -57,6 +64,7 @@ class Request:
     labels: Path | None = None
     hash_ids: bool = False
     key: Path | None = None
+    make_key: bool = True
     strict: bool = False
     with_label: bool = True
     processes: int = 1
@@ -69,7 +77,7 @@ class Request:
 
     def identities(self) -> Identities:
         """What names cases by hashes."""
-        return Identities.from_file(self.key or default_key_file())
+        return Identities.from_file(self.key or default_key_file(), self.make_key)
 
 
 @dataclass(frozen=True)
@@ -148,15 +156,21 @@ def _scan(request: Request, template: Template) -> list[RawCase]:
 
 def _found(request: Request, template: Template, cases: Sequence[RawCase]) -> Input:
     """The cases, with hashed names if asked for, those that lack a label with a problem."""
-    cases = hash_cases(cases, request.identities()) if request.hash_ids else list(cases)
+    if request.hash_ids:
+        cases = hash_cases(cases, request.identities())
+    else:
+        say_renamed(cases)
     if request.with_label:
         remedy = f"add a file named like {', '.join(template.label_patterns)}"
         cases = _ask_labels(cases, remedy, request.split)
-    return Input(cases, template, table(cases, template))
+    return Input(list(cases), template, table(cases, template))
 
 
 def _ask_labels(cases: Sequence[RawCase], remedy: str, split: str) -> list[RawCase]:
-    problem = f"no label: {remedy}, or convert with --split unlabeled or test"
+    problem = (
+        f"no label: {remedy}, or convert it with --split test, or with --split unlabeled into a "
+        "data set of its own"
+    )
     return [
         replace(raw, code="E_NO_LABEL", problem=problem)
         if (raw.split or split) == "train" and not raw.label and not raw.code
@@ -167,56 +181,94 @@ def _ask_labels(cases: Sequence[RawCase], remedy: str, split: str) -> list[RawCa
 
 def _find_studies(request: Request, template: Template, write_to: Path | None) -> Input:
     """The DICOM part of ``find_cases`` and ``dry_run``; pydicom is wanted from here on."""
-    from amae_nnunet.convert.dicom.index import Index, find_index, index_of, load_index, save_index
+    from amae_nnunet.convert.dicom.index import Index, index_of, save_index
     from amae_nnunet.convert.dicom.rules import load_rules
-    from amae_nnunet.convert.dicom.scan import scan_dicom
     from amae_nnunet.convert.dicom.sheet import read_sheet, write_sheet
     from amae_nnunet.convert.dicom.sheet import table as sheet_table
     from amae_nnunet.convert.dicom.studies import Selection, select, select_by_sheet
 
-    selection = Selection(
-        template,
-        load_rules(request.rules),
-        request.identities(),
-        request.b_value,
-        request.strict,
-        request.labels,
-    )
-    for verdict in selection.rules.without_channel(template.accepts):
+    index = _read_index(request.root, request.sheet) if request.sheet else None
+    ids = replace(request, make_key=request.make_key and not request.sheet).identities()
+    rules = load_rules(request.rules)
+    selection = Selection(template, rules, ids, request.b_value, request.strict, request.labels)
+    for verdict in rules.without_channel(template.accepts):
         _log.warning(
             "warning: rule %s names %s, which no channel of %s takes: add it to the template",
             verdict.evidence,
             verdict.contrast,
             template.name,
         )
-    if request.sheet:
-        index = load_index(find_index(request.sheet))
+    if request.sheet and index:
         stacks = {stack.key: stack for stack in index.stacks}
-        files = (file.path for stack in stacks.values() for file in stack.files)
-        if not all(Path(file).is_relative_to(request.root.absolute()) for file in files):
-            raise ConfigError(
-                f"{request.sheet} was written for another folder than {request.root}: give that "
-                "one with -i, or write a sheet of this one with --dry_run"
-            )
         rows = read_sheet(request.sheet, stacks, template.accepts)
+        if not ids.made({row.case: stacks[row.key].study for row in rows if row.key}):
+            raise ConfigError(f"{request.sheet} was written with another key: give it with --key")
         cases = select_by_sheet(rows, stacks, selection, index.chosen)
     else:
-        found = scan_dicom(request.root, request.processes)
-        for reason, count in found.reasons.most_common():
-            _log.info("%d files skipped: %s", count, reason)
-        if not found.stacks and not any(file.code for file in found.skipped):
-            raise InputError(f"{request.root} holds no DICOM image: give the folder of the studies")
+        found = _read_headers(request.root, request.processes)
         rows, cases = select(found.stacks, selection, found.skipped)
+        index = Index(found.stacks, {row.key: row.contrast for row in rows if row.chosen})
         if write_to:
             write_sheet(write_to, rows)
-            chosen = {row.key: row.contrast for row in rows if row.chosen}
-            save_index(Index(found.stacks, chosen), index_of(write_to))
+            save_index(index, index_of(write_to))
+    if request.labels:
+        studies = {stack.study for stack in index.stacks}
+        named = {raw.case for raw in cases} | studies | {ids.case(study) for study in studies}
+        _say_unused(request.labels, named)
     if request.with_label:
         remedy = "put CASE.nii.gz (see --dry_run) into the folder given with --labels"
         cases = _ask_labels(cases, remedy, request.split)
+    cases = [replace(raw, id_key=ids.mark) for raw in cases]
     said = [(raw.case, f"{raw.problem} [{raw.code}]") for raw in cases if raw.code]
     for raw in cases:  # of what is ambiguous, the table has the series
         doubts = (text for text in raw.warnings if not text.startswith("W_AMBIGUOUS"))
         said += [(raw.case, f"warning: {text}") for text in doubts]
     lines = [sheet_table(rows, template.accepts), *folded(said)]
     return Input(cases, template, "\n".join(lines))
+
+
+def _read_index(root: Path, sheet: Path) -> Index:
+    """What a dry run of ``root`` found."""
+    from amae_nnunet.convert.dicom.index import find_index, load_index
+
+    index = load_index(find_index(sheet))
+    files = (file.path for stack in index.stacks for file in stack.files)
+    if not all(Path(file).is_relative_to(root.absolute()) for file in files):
+        raise ConfigError(
+            f"{sheet} was written for another folder than {root}: give that one with -i, or write "
+            "a sheet of this one with --dry_run"
+        )
+    return index
+
+
+def _read_headers(root: Path, processes: int) -> Scan:
+    """What the headers of all files tell."""
+    from amae_nnunet.convert.dicom.scan import scan_dicom
+
+    found = scan_dicom(root, processes)
+    for reason, count in found.reasons.most_common():
+        _log.info("%s skipped: %s", counted(count, "file"), reason)
+    if not found.stacks and not any(file.code for file in found.skipped):
+        raise _no_study(root)
+    return found
+
+
+def _no_study(root: Path) -> InputError:
+    """What is to be said of a folder without a DICOM image."""
+    nifti = next((path for path in root.rglob("*") if is_nifti(path)), None)
+    if not nifti:
+        return InputError(f"{root} holds no DICOM image: give the folder of the studies")
+    inside = nifti.relative_to(root)
+    return InputError(
+        f"{root} holds no DICOM image, and NIfTI files too far down ({inside}): give the folder "
+        f"that holds one folder a case, e.g. -i {root / inside.parts[0]}"
+    )
+
+
+def _say_unused(folder: Path, named: Collection[str]) -> None:
+    """Warn of files in the folder of labels that are called like no study."""
+    files = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
+    unused = [name for name in files if name.removesuffix(".gz").removesuffix(".nii") not in named]
+    if unused:
+        said = f"warning: {counted(len(unused), 'file')} of --labels fit no study"
+        _log.warning("%s: %s: call them CASE.nii.gz, see --dry_run", said, listed(unused))

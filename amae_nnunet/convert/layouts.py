@@ -18,7 +18,13 @@ from amae_nnunet.convert.bids import scan_bids
 from amae_nnunet.convert.codes import CaseError
 from amae_nnunet.convert.found import Found
 from amae_nnunet.convert.nnunet import contrast_of_channel, read_dataset, scan_dataset
-from amae_nnunet.convert.scan import case_id, check_inside, nifti_files, refuse_clashes
+from amae_nnunet.convert.scan import (
+    case_folders,
+    case_id,
+    check_inside,
+    nifti_files,
+    refuse_clashes,
+)
 from amae_nnunet.convert.source import NiftiFile, RawCase
 from amae_nnunet.convert.table import ENDINGS
 from amae_nnunet.convert.template import Template, check_channels, matches
@@ -49,11 +55,9 @@ def scan_layout(root: Path, name: str, template: Template) -> list[RawCase]:
         return scan_bids(root, template)
     if not root.is_dir():
         raise InputError(f"{root} is not a folder: give the one that holds the case folders")
-    folders = sorted(path for path in root.iterdir() if path.name[0] != ".")
     cases = [
         raw
-        for folder in folders
-        if folder.is_dir() or folder.is_symlink()
+        for folder in case_folders(root)
         for raw in _scan_folder(folder, root.resolve(), name, template)
     ]
     if not cases:
@@ -123,7 +127,10 @@ def detect_layout(root: Path) -> str:
     if any(root.glob(f"*/{_NIFTI}")) or any(root.glob(f"*/*/{_NIFTI}")):
         return "folders"
     if any(root.glob(_NIFTI)):
-        raise InputError(f"{root} holds NIfTI files: put the files of each case into a folder")
+        raise InputError(
+            f"{root} holds NIfTI files: put the files of each case into a folder, or give the "
+            f"folder above, {root.parent}"
+        )
     if any(path.is_file() for path in root.rglob("*")):
         return "dicom"
     raise InputError(f"{root} holds no file: give the folder of the studies")

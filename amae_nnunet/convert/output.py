@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from amae_nnunet.convert.parts import Part
 from amae_nnunet.convert.records import DESCRIPTION, write_records
 from amae_nnunet.convert.report import write_report
 from amae_nnunet.convert.source import RawCase
+from amae_nnunet.convert.subjects import mark_shared
 from amae_nnunet.convert.target import LAYOUT, Target
 from amae_nnunet.convert.template import Template
 from amae_nnunet.convert.worker import DISK_FULL, Converted
@@ -46,19 +47,19 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def opened(
-    target: Target, template: Template, splits: Collection[str], part: Part | None = None
+    target: Target, template: Template, cases: Sequence[RawCase], part: Part | None = None
 ) -> Iterator[Output]:
     """Open or make a target, clear what an interrupted run left, and leave true records.
 
     Args:
         target: where cases go.
         template: what their files are.
-        splits: those of the cases that this run, with all its parts, may write.
+        cases: those of this run with all its parts.
         part: which part of the run this is; None takes in what parts have done.
 
     Raises:
         ConfigError: the folder is not ours, is in use by another run, is of other contrasts,
-            labels or splits, or its disk is full.
+            labels or splits, its cases are named another way, or its disk is full.
         InputError: its ledger or record cannot be read.
     """
     _check_folder(target)
@@ -69,7 +70,8 @@ def opened(
         if part:
             part.folder(target.folder).mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(part.folder(target.folder) / _LOCK))
-        output = Output(target, template, frozenset(splits), part)
+        splits = frozenset(target.split_of(raw) for raw in cases)
+        output = Output(target, template, splits, frozenset(raw.id_key for raw in cases), part)
         output.begin()
         ended = False
         try:
@@ -87,6 +89,7 @@ class Output:
         target: where cases go.
         template: what their files are.
         splits: those that the run may write.
+        id_keys: marks of the keys that the run's cases are named with.
         part: which part of the run this is.
         entries: the ledger, case -> its line.
         failures: the failures of this run.
@@ -95,6 +98,7 @@ class Output:
     target: Target
     template: Template
     splits: frozenset[str]
+    id_keys: frozenset[str]
     part: Part | None = None
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
@@ -109,14 +113,11 @@ class Output:
                 self.entries.pop(line["case"], None)
                 if line["key"]:
                     self.entries[line["case"]] = line
-        splits = {entry["split"] for entry in self.entries.values()} | self.splits
-        if {"train", "unlabeled"} <= splits:
-            raise ConfigError(
-                f"{self._folder.name} would hold train and unlabeled cases: give the unlabeled "
-                "ones a data set of their own (-d, -n)"
-            )
+        self._check_splits()
+        self._check_names()
         if self.part:
-            parts.enter(self.part, self._folder, self.template.digest, sorted(self.splits))
+            digest, splits = self.template.digest, sorted(self.splits)
+            parts.enter(self.part, self._folder, digest, splits, sorted(self.id_keys))
         self._taken = {
             case.casefold(): (entry["source"], entry["split"])
             for case, entry in self.entries.items()
@@ -144,7 +145,8 @@ class Output:
         ]
         write_lines(self._journal / FAILURES, _in_order(kept + self.failures))
         if not self.part:
-            self._write_records()
+            for line in self._write_records():
+                _log.warning("warning: %s", line)
             write_report(
                 self._folder,
                 self._folder.name,
@@ -173,7 +175,11 @@ class Output:
         if source != raw.source:
             raise CaseError("E_NAME", f"{raw.source} gets the same name as {source}: rename it")
         if other != split:
-            raise CaseError("E_NAME", f"it is there already, in split {other}: rename one")
+            raise CaseError(
+                "E_NAME",
+                f"it is there already, in split {other}: leave it out, or rename it if it is "
+                "another patient",
+            )
 
     def is_done(self, case: str, key: str) -> bool:
         """Whether the case was converted from the same input, and its files are still there."""
@@ -189,6 +195,7 @@ class Output:
             "source": raw.source,
             "subject": raw.subject,
             "split": self.target.split_of(raw),
+            "id_key": raw.id_key,
             "key": key,
             **converted.facts,
         }
@@ -249,6 +256,36 @@ class Output:
                     f"{dict(template.labels)}: choose another data set or template"
                 )
 
+    def _check_splits(self) -> None:
+        """Refuse labelled and unlabelled cases side by side in ``imagesTr``."""
+        there = {entry["split"] for entry in self.entries.values()}
+        if not {"train", "unlabeled"} <= there | self.splits:
+            return
+        name = self._folder.name
+        if "unlabeled" in there:
+            raise ConfigError(
+                f"{name} holds unlabeled cases: convert the labelled ones into another data set "
+                f"(-d, -n) and pre-train there with --unlabeled {name}; or, if all have labels "
+                f"now, remove {name} and convert them anew"
+            )
+        raise ConfigError(
+            f"{name} would hold train and unlabeled cases: convert the unlabeled ones into "
+            f"another data set (-d, -n) and pre-train on {name} with --unlabeled and its number"
+        )
+
+    def _check_names(self) -> None:
+        """Refuse names by hashes of two keys, or hashed and plain ones."""
+        there, name = recorded_keys(self._folder), self._folder.name
+        if len(there | self.id_keys) < 2:
+            return
+        if "" in self.id_keys:
+            said = "has hashed names: give --ids hash, and --key as before"
+        elif "" in there:
+            said = "has plain names, and these would be hashes: choose another data set"
+        else:
+            said = "has names hashed with another key: give the key file used so far with --key"
+        raise ConfigError(f"{name} {said}")
+
     def _take_in(self, shards: list[Path]) -> None:
         """Make ledger and failures of the parts the target's own; then the parts are forgotten."""
         abouts = [parts.read_about(folder) for folder in shards]
@@ -271,13 +308,20 @@ class Output:
             os.rename(self._folder / parts.PARTS, scratch / parts.PARTS)  # all of them at once
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _write_records(self) -> None:
-        """Write the ledger and, from it, what nnU-Net and a reader need; the ledger comes last."""
+    def _write_records(self) -> list[str]:
+        """Write the ledger and, from it, what nnU-Net and a reader need; the ledger comes last.
+
+        Returns:
+            Lines about what is not as it should be.
+        """
         entries = [self.entries[case] for case in sorted(self.entries)]
+        for case in mark_shared(entries):
+            _log.warning("case %s: warning: %s", case, self.entries[case]["warnings"][-1])
         scratch = self._folder / _TEMPORARY
-        write_records(self.target, self.template, entries, scratch)
+        doubts = write_records(self.target, self.template, entries, scratch)
         shutil.rmtree(scratch, ignore_errors=True)
         write_lines(self._folder / LEDGER, entries)
+        return doubts
 
     def _paths(self, case: str, entry: Mapping[str, Any]) -> dict[str, Path]:
         """Scratch file name -> published path."""
@@ -314,6 +358,14 @@ class Output:
             if case not in self.entries:
                 self._remove_files(case)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def recorded_keys(folder: Path) -> set[str]:
+    """How the cases of a target are named so far: marks of keys, and empty for names kept."""
+    parts_of_it = parts.part_folders(folder)
+    lines = [line for path in (folder, *parts_of_it) for line in read_lines(path / LEDGER)]
+    named = {line["id_key"] for line in lines if "id_key" in line}
+    return named.union(*(parts.read_about(path)["id_keys"] for path in parts_of_it))
 
 
 def _check_folder(target: Target) -> None:

@@ -54,7 +54,7 @@ def part_folders(target: Path) -> list[Path]:
     return sorted(path.parent for path in (target / PARTS).glob(f"*/{_ABOUT}"))
 
 
-def enter(part: Part, target: Path, template: str, splits: list[str]) -> None:
+def enter(part: Part, target: Path, template: str, splits: list[str], id_keys: list[str]) -> None:
     """Note that a part has begun.
 
     Args:
@@ -62,11 +62,12 @@ def enter(part: Part, target: Path, template: str, splits: list[str]) -> None:
         target: the target's folder.
         template: the template's digest.
         splits: of the cases of all parts.
+        id_keys: marks of the keys that their identifiers are hashed with.
 
     Raises:
         ConfigError: parts of another kind wait for being merged.
     """
-    about = {"number": part.number, "template": template, "splits": splits}
+    about = {"number": part.number, "template": template, "splits": splits, "id_keys": id_keys}
 
     def others() -> list[str]:
         known = {folder: read_about(folder) for folder in part_folders(target)}
@@ -94,7 +95,7 @@ def leave(part: Part, target: Path) -> None:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What a part noted: ``number``, ``template``, ``splits``, ``ended``."""
+    """What a part noted: ``number``, ``template``, ``splits``, ``id_keys``, ``ended``."""
     about: dict[str, Any] = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
     return about
 

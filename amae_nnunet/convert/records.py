@@ -5,7 +5,6 @@ Not in the paper.
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,12 +21,11 @@ from amae_nnunet.convert.target import LAYOUT, Target
 from amae_nnunet.convert.template import Template
 
 DESCRIPTION = "dataset.json"
-_log = logging.getLogger(__name__)
 
 
 def write_records(
     target: Target, template: Template, entries: Sequence[Mapping[str, Any]], scratch: Path
-) -> None:
+) -> list[str]:
     """Write ``contrasts.json`` and, for a data set, ``dataset.json`` and folds by subject.
 
     Args:
@@ -35,29 +33,33 @@ def write_records(
         template: contrasts and labels.
         entries: the ledger's lines, sorted by case.
         scratch: a folder for temporary files, on the same disk.
+
+    Returns:
+        Lines about what is not as it should be.
     """
+    doubts = []
     if target.dataset:
-        _write_description(target, template, {entry["case"] for entry in entries}, scratch)
+        doubts += _write_description(
+            target, template, {entry["case"] for entry in entries}, scratch
+        )
         subjects = {
             entry["case"]: entry["subject"] for entry in entries if entry["split"] == "train"
         }
-        for line in write_folds(subjects, target.folder, target.folds):
-            _log.warning("warning: %s", line)
+        doubts += write_folds(subjects, target.folder, target.folds)
     record = ContrastRecord(tuple(template.contrasts), template.required)
     for entry in entries:
         flags = [flag == "1" for flag in entry["present"]]
         record.add(entry["case"], flags, entry["split"], entry["subject"])
     record.write(target.folder)
+    return doubts
 
 
-def _write_description(target: Target, template: Template, cases: set[str], scratch: Path) -> None:
+def _write_description(
+    target: Target, template: Template, cases: set[str], scratch: Path
+) -> list[str]:
     training = target.folder / LAYOUT["train"][0]
     first = f"_0000{ENDING}"
     found = {path.name.removesuffix(first) for path in training.glob(f"*{first}")}
-    for case in sorted(found - cases):
-        _log.warning(
-            "warning: %s has case %s, which was not converted here: remove it", training.name, case
-        )
     scratch.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=scratch) as folder:
         generate_dataset_json(
@@ -77,3 +79,7 @@ def _write_description(target: Target, template: Template, cases: set[str], scra
             },
         )
         os.replace(Path(folder, DESCRIPTION), target.folder / DESCRIPTION)
+    return [
+        f"{training.name} has case {case}, which was not converted here: remove it"
+        for case in sorted(found - cases)
+    ]

@@ -6,38 +6,58 @@ down in it, so that the other cases go on. Not in the paper, which describes no 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from amae_nnunet.convert.codes import CaseError
+from amae_nnunet.convert.names import counted, listed
 from amae_nnunet.convert.source import NiftiFile, RawCase
 from amae_nnunet.convert.template import Template, matches
 from amae_nnunet.errors import InputError
 
 _ENDINGS = (".nii", ".nii.gz")
+_log = logging.getLogger(__name__)
 
 
 def scan(root: Path, template: Template) -> list[RawCase]:
     """List the cases of a raw folder, sorted by folder name.
 
     Raises:
-        InputError: ``root`` is not a folder, or has no folder in it.
+        InputError: ``root`` is not a folder, has no folder in it, or most of them seem to hold
+            several cases.
     """
     if not root.is_dir():
         raise InputError(f"{root} is not a folder: give the folder that holds one folder a case")
+    folders = case_folders(root)
+    if not folders:
+        raise InputError(f"{root} has no folder in it: put the files of each case into its own")
+    several: dict[Path, str] = {}
+    cases = [_scan_case(folder, root.resolve(), template, several) for folder in folders]
+    if len(several) > sum(bool(raw.contrasts) for raw in cases) / 2:
+        folder, inside = next(iter(several.items()))
+        raise InputError(
+            f"the folders in {root} seem to hold several patients or visits each ({inside}): give "
+            f"the folder below, e.g. -i {folder}, or a table of cases if names occur twice"
+        )
+    return refuse_clashes(cases)
+
+
+def case_folders(root: Path) -> list[Path]:
+    """The folders in ``root``, and links to nothing; hidden ones are named and left out."""
     folders = sorted(
         path
         for path in root.iterdir()
-        if path.name[0] != "." and (path.is_dir() or (path.is_symlink() and not path.exists()))
+        if path.is_dir() or (path.is_symlink() and not path.exists())
     )
-    if not folders:
-        raise InputError(f"{root} has no folder in it: put the files of each case into its own")
-    return refuse_clashes(
-        [_scan_case(case_id(folder.name), folder, root.resolve(), template) for folder in folders]
-    )
+    hidden = [path.name for path in folders if path.name[0] == "."]
+    if hidden:
+        what = counted(len(hidden), "folder")
+        _log.info("%s skipped, since the name begins with a dot: %s", what, listed(hidden))
+    return [path for path in folders if path.name[0] != "."]
 
 
 def refuse_clashes(cases: Sequence[RawCase]) -> list[RawCase]:
@@ -45,6 +65,9 @@ def refuse_clashes(cases: Sequence[RawCase]) -> list[RawCase]:
     taken: dict[str, str] = {}
     checked = []
     for raw in cases:
+        if raw.code == "E_NAME":
+            checked.append(raw)
+            continue
         other = taken.setdefault(raw.case.casefold(), raw.source)
         if other != raw.source:
             problem = f"{raw.source} gets the same name as {other}: rename one of them"
@@ -64,7 +87,9 @@ def case_id(folder_name: str) -> str:
     return f"{case}_" if case.endswith("_seg") else case
 
 
-def _scan_case(case: str, folder: Path, root: Path, template: Template) -> RawCase:
+def _scan_case(folder: Path, root: Path, template: Template, several: dict[Path, str]) -> RawCase:
+    """The case in a folder; in ``several``, which folder in it seems to hold several cases."""
+    case = case_id(folder.name)
     found: dict[str, list[str]] = {name: [] for name in [*template.contrasts, "label"]}
     unmatched: list[str] = []
     try:
@@ -72,9 +97,7 @@ def _scan_case(case: str, folder: Path, root: Path, template: Template) -> RawCa
             _match(relative, template, found, unmatched)
         for name, files in found.items():
             if len(files) > 1:
-                raise CaseError(
-                    "E_AMBIGUOUS", f"{name} is ambiguous ({', '.join(files)}): leave one of them"
-                )
+                raise _ambiguous(name, files, folder, several)
         _check_required([name for name in template.contrasts if found[name]], template)
         code = problem = ""
     except CaseError as error:
@@ -84,6 +107,25 @@ def _scan_case(case: str, folder: Path, root: Path, template: Template) -> RawCa
     }
     label = sources.pop("label", None)
     return RawCase(case, folder.name, case, sources, label, None, tuple(unmatched), code, problem)
+
+
+def _ambiguous(
+    name: str, files: Sequence[str], folder: Path, several: dict[Path, str]
+) -> CaseError:
+    """Why several files of one contrast are no case; they may be those of several patients."""
+    first, second = (PurePosixPath(file).parts for file in sorted(files)[:2])
+    depth = next(i for i, (one, two) in enumerate(zip(first, second, strict=False)) if one != two)
+    if min(len(first), len(second)) - depth < 2:  # they do not lie in folders side by side
+        return CaseError("E_AMBIGUOUS", f"{name} is ambiguous ({listed(files)}): leave one of them")
+    above = first[:depth]
+    parts = [PurePosixPath(file).parts for file in files]
+    beside = sorted({file[depth] for file in parts if file[:depth] == above and file[depth:][1:]})
+    several[folder.joinpath(*above)] = inside = f"{name} in each of {listed(beside)}"
+    return CaseError(
+        "E_AMBIGUOUS",
+        f"these look like several patients or visits ({inside}): give the folder below with -i, "
+        f"e.g. {'/'.join((folder.name, *above))}, or leave one of them",
+    )
 
 
 def _match(
@@ -122,9 +164,14 @@ def nifti_files(folder: Path, root: Path) -> Iterator[str]:
         folders.sort()
         for name in sorted(files):
             path = Path(parent, name)
-            if name.lower().endswith(_ENDINGS) and name[0] != ".":
+            if is_nifti(path):
                 check_inside(path, folder, root)
                 yield path.relative_to(folder).as_posix()
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a path is called like a NIfTI file, and not hidden."""
+    return path.name.lower().endswith(_ENDINGS) and path.name[0] != "."
 
 
 def check_inside(path: Path, folder: Path, root: Path) -> None:

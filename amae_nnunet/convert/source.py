@@ -93,6 +93,7 @@ class RawCase:
         code: why the case cannot be converted (a key of ``CODES``), empty if it can.
         problem: the same in one line.
         warnings: doubts about the case as a whole, each ``W_CODE: text``.
+        id_key: mark of the key that its identifier is hashed with, empty for a name kept.
     """
 
     case: str
@@ -105,3 +106,4 @@ class RawCase:
     code: str = ""
     problem: str = ""
     warnings: tuple[str, ...] = ()
+    id_key: str = ""

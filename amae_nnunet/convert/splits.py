@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from amae_nnunet.convert.names import counted
 from amae_nnunet.errors import ConfigError
 
 SPLITS_FILE = "splits_final.json"
@@ -75,7 +76,7 @@ def write_folds(subjects: Mapping[str, str], raw: Path, wanted: int | None) -> l
     if not (wanted or old or needs_subject_folds(subjects)):
         return []
     if possible < max(2, wanted or 0):
-        few = f"{possible} subjects are too few for folds: no {SPLITS_FILE} is written"
+        few = f"{counted(possible, 'subject')}, too few for folds: no {SPLITS_FILE} is written"
         return [few] if possible else []
     folds = subject_folds(subjects, wanted or min(len(old or []) or _FOLDS, possible))
     _write(raw / SPLITS_FILE, folds)

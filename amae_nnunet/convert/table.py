@@ -14,11 +14,13 @@ import io
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from amae_nnunet.contrasts import SPLITS
 from amae_nnunet.convert.codes import CODES, CaseError
 from amae_nnunet.convert.found import Found
+from amae_nnunet.convert.names import listed
 from amae_nnunet.convert.scan import case_id, refuse_clashes
 from amae_nnunet.convert.source import NiftiFile, RawCase, Source
 from amae_nnunet.convert.template import Template
@@ -28,6 +30,7 @@ ENDINGS = (".csv", ".tsv")
 _FIXED = ("case", "subject", "split", "label", "problem")
 _OLD = re.compile(r"^row \d+ still has a problem: ")
 _EMPTY_IT = "; correct the row and empty that cell"
+_PATH = re.compile(r"[/\\]|^\.+$")
 _ABSENT = {"", "nan", "none", "na", "n/a"}
 _CELL = re.compile(r"(?P<path>.*?\.nii(\.gz)?)(\[(?P<volume>\d+)\])?", re.IGNORECASE)
 
@@ -39,19 +42,22 @@ def scan_table(path: Path, template: Template) -> list[RawCase]:
         InputError: the file cannot be read as a table, or has no row.
         ConfigError: a column is unknown, doubled or not there.
     """
-    rows = _read(path)
-    columns = _check_columns(rows[0], template, path)
-    cases = []
-    for number, cells in enumerate(rows[1:], start=2):
-        texts = [cell.strip() for cell in cells]
-        if any(texts):
-            row = dict(zip(columns, texts, strict=False))
-            present = {name: text for name, text in row.items() if text.casefold() not in _ABSENT}
-            spare = [text for text in texts[len(columns) :] if text]
-            cases.append(_scan_row(number, present, spare, path.parent, template))
-    if not cases:
+    lines = _read(path)
+    columns = _check_columns(lines[0], template, path)
+    rows = [
+        _Row(number, dict(zip(columns, texts, strict=False)), texts[len(columns) :])
+        for number, cells in enumerate(lines[1:], start=2)
+        if any(texts := [cell.strip() for cell in cells])
+    ]
+    if not rows:
         raise InputError(f"{path} has no row below its header: add one a case")
-    return refuse_clashes(cases)
+    called: dict[str, list[int]] = {}
+    for row in rows:
+        called.setdefault(row.filled.get("case", ""), []).append(row.number)
+    same = {number: numbers for name, numbers in called.items() if name for number in numbers}
+    return refuse_clashes(
+        [_scan_row(row, same.get(row.number, []), path.parent, template) for row in rows]
+    )
 
 
 def write_table(cases: Sequence[RawCase], path: Path, template: Template) -> None:
@@ -127,16 +133,31 @@ def _check_columns(cells: Sequence[str], template: Template, path: Path) -> list
     return columns
 
 
-def _scan_row(
-    number: int, texts: Mapping[str, str], spare: Sequence[str], folder: Path, template: Template
-) -> RawCase:
-    """One row: ``texts`` are its filled cells, ``spare`` those beyond the last column."""
-    source = texts.get("case", f"row {number}")
+@dataclass(frozen=True)
+class _Row:
+    """One row: its number in the file, its cells by column, and those beyond the last column."""
+
+    number: int
+    cells: Mapping[str, str]
+    spare: Sequence[str]
+
+    @property
+    def filled(self) -> dict[str, str]:
+        """The cells that hold something."""
+        return {name: text for name, text in self.cells.items() if text.casefold() not in _ABSENT}
+
+
+def _scan_row(row: _Row, same: Sequence[int], folder: Path, template: Template) -> RawCase:
+    """The case of a row; ``same`` are the rows that have its name, itself included."""
+    number, texts = row.number, row.filled
+    source = texts.get("case", "")
+    source = source if source and not _PATH.search(source) else f"row {number}"
     case = case_id(source)
     found = Found(case, source, case_id(texts.get("subject", case)))
     found.split = texts.get("split", "").lower() or None
     try:
-        _check_row(number, texts, spare)
+        _check_names(texts, same)
+        _check_row(row)
     except CaseError as error:
         found.problem = error
     try:
@@ -146,7 +167,19 @@ def _scan_row(
     return found.raw_case(template, f"fill a cell of row {number}")
 
 
-def _check_row(number: int, texts: Mapping[str, str], spare: Sequence[str]) -> None:
+def _check_names(texts: Mapping[str, str], same: Sequence[int]) -> None:
+    if len(same) > 1:
+        numbers = listed(list(map(str, same)))
+        raise CaseError(
+            "E_NAME", f"rows {numbers} are all called {texts['case']}: rename or remove all but one"
+        )
+    for column in ("case", "subject"):
+        if _PATH.search(texts.get(column, "")):
+            raise CaseError("E_NAME", f"{column} {texts[column]!r} is a path, no name: rename it")
+
+
+def _check_row(row: _Row) -> None:
+    number, texts = row.number, row.filled
     problem = texts.get("problem", "")
     if problem:
         code, _, text = problem.partition(": ")
@@ -155,6 +188,7 @@ def _check_row(number: int, texts: Mapping[str, str], spare: Sequence[str]) -> N
         raise CaseError(code, f"row {number} still has a problem: {text}{_EMPTY_IT}")
     if "case" not in texts:
         raise CaseError("E_TABLE", f"row {number} has no case: name it")
+    spare = [text for text in row.spare if text]
     if spare:
         raise CaseError("E_TABLE", f"row {number} has a cell beyond the last column: {spare[0]}")
     split = texts.get("split", "train").lower()

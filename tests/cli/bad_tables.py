@@ -1,6 +1,6 @@
 """Bad rows of a table of cases. Each function changes the cells of a row that is good."""
 
-from cli.bad_inputs import FAILS, RIGHT, Rows
+from cli.bad_inputs import FAILS, RIGHT, WARNS, Rows
 from cli.bad_nifti import GOOD
 
 TABLES = Rows()
@@ -82,8 +82,32 @@ def clash(cells):
     cells["case"] = "ABSENT"
 
 
-@row(RIGHT)
+@row(FAILS, "E_NAME", "case '../../absent' is a path, no name: rename it")
 def path_as_name(cells):
-    """A case called `../../../x`: it is `x`, and nothing leaves the data set."""
-    cells["case"] = "../../../path_as_name"
-    cells["subject"] = "../../y"
+    """A case called `../../x`; a case `x` beside it is converted."""
+    cells["case"] = "../../absent"
+
+
+@row(FAILS, "E_NAME", "subject '..' is a path, no name: rename it")
+def path_as_subject(cells):
+    """A subject called like a path."""
+    cells["subject"] = ".."
+
+
+@row(FAILS, "E_NAME", " are all called incomplete_twin: rename or remove all but one")
+def incomplete_twin(cells):
+    """Two rows of one name, the second without a required contrast: both fail."""
+    cells["twin"] = {**cells, "FLAIR": ""}
+
+
+@row(RIGHT)
+def name_of_many_signs(cells):
+    """A case called `a case; (old)`: spaces and signs become `-`, which is printed."""
+    cells["case"] = "name_of_many signs"
+
+
+@row(WARNS, "W_SUBJECT", "its subject absent is trained on as well (absent)")
+def tested_subject(cells):
+    """A test case whose subject is in the training set too; an error with `--strict`."""
+    cells["split"] = "test"
+    cells["subject"] = "absent"

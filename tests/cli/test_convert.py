@@ -72,7 +72,7 @@ def good(tmp_path_factory):
 
 def test_train_then_test_make_one_data_set(good):
     _, dataset, train, test = good
-    assert (train.returncode, train.stderr) == (0, "")
+    assert (train.returncode, train.stderr) == (0, "1 case renamed: 'own grid' -> own-grid\n")
     assert (test.returncode, test.stderr) == (0, "")
     assert train.stdout.splitlines() == [
         "Dataset501_Tiny: 3 done, 0 skipped, 0 failed",
@@ -350,7 +350,7 @@ def one_case(tmp_path_factory):
         (("-t", "LGG", "-d", 1, "--b_value", -5), 2, "--b_value -5: give s/mm2, more than 0"),
         (("-t", "LGG", "-d", 1, "--b_value", 0), 2, "--b_value 0: give"),
         (("-t", "LGG", "-d", 1, "--b_value", "nan"), 2, "--b_value nan: give"),
-        (("-t", "LGG", "-d", 1, "--layout", "bids"), 3, "give the root of the BIDS data set"),
+        (("-t", "LGG", "-o", "x", "--layout", "bids"), 3, "give the root of the BIDS data set"),
     ],
 )
 def test_wrong_arguments_are_one_line(one_case, arguments, code, line):
@@ -366,9 +366,7 @@ def test_nothing_usable_is_exit_code_3(tmp_path):
     arguments = ("-t", write_tiny(tmp_path), "-d", 1)
     done = command("-i", tmp_path / "raw", *arguments, raw_folder=tmp_path / "out")
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr.splitlines()[-1].endswith(
-        "none of the 1 cases could be converted: see the lines above"
-    )
+    assert done.stderr.endswith("the case could not be converted: see the lines above\n")
     done = command("-i", tmp_path / "gone", *arguments, raw_folder=tmp_path / "out")
     assert done.returncode == 3
     assert "gone is not there" in done.stderr
@@ -414,3 +412,54 @@ def test_a_wrong_column_of_a_table_is_a_wrong_argument(tmp_path):
         assert done.returncode == 2, header
         assert line in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+def test_a_subject_that_is_trained_on_is_seen_when_its_test_case_comes(tmp_path):
+    for case in ("a", "b", "c"):
+        make_case(tmp_path, case)
+    for split, rows in (("train", "ab"), ("test", "c")):
+        lines = [
+            f"{case},{'p2' if case == 'b' else 'p1'},{split},{case}/FLAIR.nii.gz,{case}/seg.nii.gz"
+            for case in rows
+        ]
+        (tmp_path / f"{split}.csv").write_text(
+            "\n".join(["case,subject,split,FLAIR,label", *lines])
+        )
+    common = ("-t", write_tiny(tmp_path), "-d", 1, "-np", 1)
+    run = {"raw_folder": tmp_path / "out"}
+    assert command("-i", tmp_path / "train.csv", *common, **run).returncode == 0
+    said = "its subject p1 is trained on as well (a): take it out of one side"
+    strict = command("-i", tmp_path / "test.csv", *common, "--strict", **run)
+    assert strict.returncode == 3
+    assert strict.stderr.startswith(f"case c: {said} [E_SUBJECT]\n")
+    done = command("-i", tmp_path / "test.csv", *common, **run)
+    assert (done.returncode, done.stderr) == (0, f"case c: warning: W_SUBJECT: {said}\n")
+    dataset = tmp_path / "out" / "Dataset001_Tiny"
+    assert "W_SUBJECT" in (dataset / "report.html").read_text()
+
+
+def test_a_mistyped_key_makes_no_second_one(tmp_path):
+    make_case(tmp_path / "raw", "Anna")
+    key, wrong = tmp_path / "id.key", tmp_path / "id.kye"
+    common = ("-i", tmp_path / "raw", "-t", write_tiny(tmp_path), "-d", 1, "-np", 1)
+    run = {"raw_folder": tmp_path / "out"}
+    first = command(*common, "--ids", "hash", "--key", key, **run)
+    assert (first.returncode, first.stderr.split(": ")[:2]) == (0, ["new key", str(key)])
+    for words, said in (
+        (("--ids", "hash", "--key", wrong), f"key file {wrong} is not there"),
+        ((), "Dataset001_Tiny has hashed names: give --ids hash, and --key as before"),
+    ):
+        done = command(*common, *words, **run)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"amae-nnunet-convert: error: {said}")
+        assert done.stderr.count("\n") == 1
+    plain = ("-i", tmp_path / "raw", "-t", tmp_path / "tiny.json", "-d", 2)
+    assert command(*plain, **run).returncode == 0
+    done = command(*plain, "--ids", "hash", "--key", wrong, **run)
+    assert done.stderr.startswith(f"amae-nnunet-convert: error: key file {wrong} is not there")
+    done = command(*plain, "--ids", "hash", "--key", key, **run)
+    assert "Dataset002_Tiny has plain names, and these would be hashes" in done.stderr
+    assert not wrong.exists()
+    again = command(*common, "--ids", "hash", "--key", key, **run)
+    assert again.stdout.startswith("Dataset001_Tiny: 0 done, 1 skipped, 0 failed")
+    assert again.stderr == ""

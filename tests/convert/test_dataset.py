@@ -25,7 +25,10 @@ from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.convert import output, worker
 from amae_nnunet.convert.case import Options
 from amae_nnunet.convert.dataset import convert
+from amae_nnunet.convert.output import recorded_keys
+from amae_nnunet.convert.parts import Part
 from amae_nnunet.convert.scan import scan
+from amae_nnunet.convert.table import scan_table
 from amae_nnunet.convert.target import Target, dataset_target
 from amae_nnunet.convert.template import load_template
 from amae_nnunet.errors import ConfigError, InputError
@@ -113,6 +116,75 @@ def test_a_forgotten_label_takes_no_case_away(go, raw, template, target):
         convert(cases, template, target, 1)
     assert training_cases(target) == 2
     assert len(ledger(target.folder, "failures.jsonl")) == 2
+
+
+def test_what_becomes_of_earlier_conversions_is_said(go, raw, target, tmp_path, caplog):
+    caplog.set_level("INFO")
+
+    def said():
+        lines = [record.message for record in caplog.records]
+        caplog.clear()
+        return lines
+
+    for number in range(7):
+        make_case(raw, f"c{number}")
+    assert go() == (9, 0, 0)
+    assert said() == []
+    shutil.rmtree(raw / "a")
+    os.utime(raw / "b" / "seg.nii.gz", ns=(1, 1))
+    assert go() == (1, 7, 0)
+    assert said() == [
+        "1 case converted anew, since input or options changed: b",
+        "1 case not in the input any more, but kept: a",
+    ]
+    assert "a" in ContrastRecord.read(target.folder).cases
+    make_case(tmp_path / "more", "d")
+    assert go(root=tmp_path / "more") == (1, 0, 0)  # another input leaves nothing out
+    make_case(tmp_path / "tests", "e")
+    assert go(root=tmp_path / "tests", target=replace(target, split="test")) == (1, 0, 0)
+    assert said() == []
+    for number in range(1, 7):
+        shutil.rmtree(raw / f"c{number}")
+    assert go() == (0, 2, 0)
+    kept = "8 cases not in the input any more, but kept: a, c1, c2, c3, c4 and 3 more"
+    assert said() == [kept]
+
+
+def test_a_bad_row_beside_a_good_one_of_its_name_takes_nothing_away(go, target, raw, template):
+    table = raw / "cases.csv"
+    good = "a,a/FLAIR.nii.gz,a/seg.nii.gz"
+    table.write_text(f"case,FLAIR,label\n{good}\n")
+
+    def read(_):
+        return scan_table(table, template)
+
+    assert go(read) == (1, 0, 0)
+    table.write_text(f"case,FLAIR,label\n{good}\na,,\nb,b/FLAIR.nii.gz,b/seg.nii.gz\n")
+    assert go(read) == (1, 0, 2)
+    assert [line["case"] for line in ledger(target.folder)] == ["a", "b"]
+    assert (target.folder / "imagesTr" / "a_0001.nii.gz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("", "k1", "has plain names, and these would be hashes: choose another data set"),
+        ("k1", "", "has hashed names: give --ids hash, and --key as before"),
+        ("k1", "k2", "has names hashed with another key: give the key file used so far"),
+    ],
+)
+@pytest.mark.parametrize("part", [None, Part(0, 1)])
+def test_names_of_two_kinds_do_not_mix(go, target, first, second, message, part):
+    def named(id_key):
+        return lambda cases: [replace(raw, id_key=id_key) for raw in cases]
+
+    go(named(first), part=part)
+    before = contents(target.folder)
+    assert recorded_keys(target.folder) == {first}
+    with pytest.raises(ConfigError, match=message):
+        go(named(second), part=part)
+    assert contents(target.folder) == before
+    assert go(named(first), part=part) == (0, 2, 0)
 
 
 def test_a_failed_case_is_retried_and_its_old_files_are_gone(go, raw, target, caplog):
@@ -268,7 +340,7 @@ def test_a_case_goes_where_its_input_says(go, target, raw):
     assert (target.folder / "imagesTs" / "c_0000.nii.gz").is_file()
     assert [entry["split"] for entry in ledger(target.folder)] == ["train", "train", "test"]
     assert go(say) == (0, 3, 0)
-    with pytest.raises(ConfigError, match="would hold train and unlabeled"):
+    with pytest.raises(ConfigError, match=r"would hold train and unlabeled .*pre-train on Data"):
         go(lambda cases: [replace(raw, split="unlabeled") for raw in cases])
     inputs = Target(target.folder.parent / "inputs")
     assert go(say, target=inputs) == (3, 0, 0)
@@ -375,7 +447,7 @@ def test_a_name_taken_by_another_folder_or_split_fails_and_changes_nothing(
     said = [line["error"] for line in ledger(target.folder, "failures.jsonl")]
     assert said == [
         "A gets the same name as a: rename it",
-        "it is there already, in split train: rename one",
+        "it is there already, in split train: leave it out, or rename it if it is another patient",
     ]
     assert all((images / name).stat().st_mtime_ns == then for name, then in before.items())
     assert training_cases(target) == 2
@@ -386,7 +458,7 @@ def test_unlabeled_and_train_do_not_mix(go, target, tmp_path):
     assert go(target=unlabeled) == (2, 0, 0)
     assert training_cases(target) == 2
     assert not (target.folder / "labelsTr").exists()
-    with pytest.raises(ConfigError, match="would hold train and unlabeled cases"):
+    with pytest.raises(ConfigError, match=r"holds unlabeled cases: .*--unlabeled Dataset001_T"):
         go()
 
 

@@ -17,6 +17,30 @@ def test_a_key_is_made_once_for_its_owner_only(tmp_path):
     assert Identities.from_file(tmp_path / "other.key") != first
 
 
+def test_a_new_key_is_told_and_only_made_where_it_may(tmp_path, caplog):
+    caplog.set_level("INFO")
+    path = tmp_path / "id.key"
+    with pytest.raises(ConfigError, match=r"id.key is not there, .*: give the key used so far"):
+        Identities.from_file(path, make=False)
+    assert not path.exists()
+    made = Identities.from_file(path)
+    assert [record.message for record in caplog.records] == [
+        f"new key: {path}: keep it, only with it can studies be found again or added"
+    ]
+    assert Identities.from_file(path, make=False) == Identities.from_file(path) == made
+    assert len(caplog.records) == 1
+
+
+def test_a_key_is_known_by_its_mark_and_by_what_it_named():
+    ids, other = Identities(b"k" * 16), Identities(b"l" * 16)
+    assert ids.mark == Identities(b"k" * 16).mark != other.mark
+    cases = {ids.case("1.2.3"): "1.2.3", "by hand": "1.2.4"}
+    assert ids.made(cases)
+    assert not other.made(cases)
+    assert ids.made({ids.case("1.2.3"): "1.2.3", ids.case("1.2.5"): "1.2.4"})  # moved by hand
+    assert other.made({"by hand": "1.2.4"})
+
+
 def test_identifiers_depend_on_key_and_kind_and_are_as_hmac_says():
     ids = Identities(b"k" * 16)
     # printf 'study:1.2.3' | openssl dgst -sha256 -hmac kkkkkkkkkkkkkkkk
@@ -54,5 +78,6 @@ def test_hashed_cases_carry_no_name_of_a_file_or_folder(tmp_path):
     ]
     assert good.contrasts["T1"].read()[0].shape == voxels().shape
     assert bad.code == "E_REQUIRED"
+    assert good.id_key == bad.id_key == ids.mark
     shown = [good.case, good.source, good.subject, good.label.name, *good.unmatched, bad.problem]
     assert not any(name in text for name in ("Miller", "Smith") for text in shown)

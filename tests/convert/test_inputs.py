@@ -4,9 +4,10 @@ import json
 from dataclasses import replace
 
 import pytest
-from convert.dicom.scanner import write_series
-from convert.studies import make_case, voxels, write_template
+from convert.dicom.scanner import uid, write_series
+from convert.studies import lesion, make_case, save, voxels, write_template
 
+from amae_nnunet.convert.identity import Identities
 from amae_nnunet.convert.inputs import Request, dry_run, find_cases
 from amae_nnunet.errors import ConfigError, InputError
 
@@ -91,3 +92,73 @@ def test_a_tree_of_damage_alone_has_failed_cases(request_, tmp_path):
     assert [raw.code for raw in found.cases] == ["E_DAMAGED"]
     assert "1 file of a folder cannot be read: it is empty" in found.table
     assert "Doe" not in found.table
+
+
+def test_nifti_files_far_down_are_named_where_dicom_was_looked_for(tmp_path, request_):
+    save(tmp_path / "far" / "site" / "p1" / "anat" / "T1.nii.gz", voxels())
+    said = f"too far down .site/p1/anat/T1.nii.gz.: .* e.g. -i {tmp_path / 'far' / 'site'}$"
+    with pytest.raises(InputError, match=said):
+        find_cases(replace(request_, root=tmp_path / "far"))
+
+
+def test_renamed_cases_are_named_but_not_where_names_are_hashed(request_, caplog):
+    caplog.set_level("INFO", "amae_nnunet")
+    for name in ("x y", "x_seg", "Ünal", "sub-1_ok"):
+        make_case(request_.root, name)
+    find_cases(request_)
+    assert [record.message for record in caplog.records] == [
+        "3 cases renamed: 'x y' -> x-y, 'x_seg' -> x_seg_, 'Ünal' -> nal"
+    ]
+    caplog.clear()
+    find_cases(replace(request_, hash_ids=True))
+    assert not any("cases renamed" in record.message for record in caplog.records)
+
+
+@pytest.fixture
+def studies(tmp_path, request_):
+    """Two DICOM studies, the second without a label."""
+    for study in ("S1", "S2"):
+        folder = tmp_path / "studies" / study
+        write_series(folder, voxels(), study=study, description="t1_se_tra", echo_time=9.0)
+    (tmp_path / "labels").mkdir()
+    request = replace(request_, root=tmp_path / "studies", labels=tmp_path / "labels")
+    key = Identities.from_file(request.key)
+    save(request.labels / f"{key.case(uid('study', 'S1'))}.nii.gz", lesion())
+    return request
+
+
+def test_a_hidden_folder_of_studies_is_counted(studies, caplog):
+    caplog.set_level("INFO", "amae_nnunet")
+    (studies.root / "S2").rename(studies.root / ".S2")
+    assert len(find_cases(studies).cases) == 1
+    said = "1 file skipped: a folder whose name begins with a dot"
+    assert [record.message for record in caplog.records] == [said]
+
+
+def test_labels_of_no_study_are_named(studies, caplog):
+    find_cases(studies)
+    assert caplog.text == ""
+    save(studies.labels / f"{uid('study', 'S2')}.nii", lesion())
+    find_cases(studies)
+    assert caplog.text == ""
+    for name in ("p7.nii.gz", "README.txt", ".hidden"):
+        (studies.labels / name).touch()
+    find_cases(studies)
+    assert [record.message for record in caplog.records] == [
+        "warning: 2 files of --labels fit no study: README.txt, p7.nii.gz: call them CASE.nii.gz, "
+        "see --dry_run"
+    ]
+
+
+def test_a_dicom_sheet_goes_with_the_key_of_its_dry_run(studies, tmp_path):
+    sheet, other = tmp_path / "series.tsv", tmp_path / "other.key"
+    names = {raw.case for raw in dry_run(studies, sheet).cases}
+    again = find_cases(replace(studies, sheet=sheet)).cases
+    assert {raw.case for raw in again} == names
+    assert {raw.id_key for raw in again} == {Identities.from_file(studies.key).mark}
+    with pytest.raises(ConfigError, match="other.key is not there"):
+        find_cases(replace(studies, sheet=sheet, key=other))
+    assert not other.exists()
+    Identities.from_file(other)
+    with pytest.raises(ConfigError, match="was written with another key: give it with --key"):
+        find_cases(replace(studies, sheet=sheet, key=other))

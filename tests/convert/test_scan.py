@@ -1,7 +1,8 @@
 import pytest
 from convert.studies import make_case, save, voxels, write_template
 
-from amae_nnunet.convert.scan import case_id, scan
+from amae_nnunet.convert.scan import case_id, refuse_clashes, scan
+from amae_nnunet.convert.source import RawCase
 from amae_nnunet.convert.template import load_template
 from amae_nnunet.errors import InputError
 
@@ -129,3 +130,66 @@ def test_a_raw_folder_must_hold_folders(root, template):
         scan(root, template)
     with pytest.raises(InputError, match="is not a folder"):
         scan(root / "gone", template)
+
+
+def test_names_are_not_taken_by_cases_that_are_refused_for_theirs():
+    cases = [RawCase("x", "row 2", "x", code="E_NAME"), RawCase("x", "x", "x")]
+    assert [raw.code for raw in refuse_clashes(cases)] == ["E_NAME", ""]
+
+
+def test_hidden_folders_are_left_out_and_named(root, template, caplog):
+    caplog.set_level("INFO")
+    for name in (".git", "a", *(f".x{number}" for number in range(8))):
+        make_case(root, name)
+    assert only(root, template).case == "a"
+    assert [record.message for record in caplog.records] == [
+        "9 folders skipped, since the name begins with a dot: .git, .x0, .x1, .x2, .x3 and 4 more"
+    ]
+
+
+def test_a_folder_above_the_cases_is_told_from_ambiguous_files(root, template):
+    for site, patient in (("s1", "p1"), ("s1", "p2"), ("s2", "p3"), ("s2", "p4"), ("s3", "p5")):
+        make_case(root / site, patient)
+    with pytest.raises(InputError) as caught:
+        scan(root, template)
+    assert str(caught.value) == (
+        f"the folders in {root} seem to hold several patients or visits each (T1 in each of p1, "
+        f"p2): give the folder below, e.g. -i {root / 's1'}, or a table of cases if names occur "
+        "twice"
+    )
+    assert [raw.case for raw in scan(root / "s1", template)] == ["p1", "p2"]
+    for number in range(9):  # now it is the exception
+        make_case(root, f"good{number}")
+    bad = {raw.case: raw.problem for raw in scan(root, template) if raw.code}
+    assert {raw.code for raw in scan(root, template) if raw.case in bad} == {"E_AMBIGUOUS"}
+    assert bad == {
+        site: f"these look like several patients or visits (T1 in each of {inside}): give the "
+        f"folder below with -i, e.g. {site}, or leave one of them"
+        for site, inside in (("s1", "p1, p2"), ("s2", "p3, p4"))
+    }
+
+
+@pytest.mark.parametrize(
+    ("files", "below", "inside"),
+    [
+        (("s/p1/anat/T1", "s/p2/anat/T1"), "s", "T1 in each of p1, p2"),
+        (("s/g/p1/T1", "s/g/p2/T1", "s/h/p3/T1"), "s/g", "T1 in each of p1, p2"),
+        (("s/g/p1/T1", "s/h/p3/T1"), "s", "T1 in each of g, h"),
+        (("s/p1/seg", "s/p2/seg", "s/p1/FLAIR", "s/p2/T1"), "s", "label in each of p1, p2"),
+    ],
+)
+def test_the_folder_to_give_is_the_one_that_holds_the_patients(
+    root, template, files, below, inside
+):
+    for file in files:
+        save(root / f"{file}.nii.gz", voxels())
+    with pytest.raises(InputError) as caught:
+        scan(root, template)
+    assert f"({inside}): give the folder below, e.g. -i {root / below}, or" in str(caught.value)
+
+
+@pytest.mark.parametrize("files", [("T1", "old/T1"), ("anat/T1", "anat/old/T1"), ("x/T1", "T1")])
+def test_files_that_do_not_lie_side_by_side_are_ambiguous_as_ever(root, template, files):
+    for file in files:
+        save(root / "s" / f"{file}.nii.gz", voxels())
+    assert only(root, template).problem.startswith("T1 is ambiguous (")

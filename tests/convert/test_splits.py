@@ -71,9 +71,9 @@ def test_nothing_is_written_where_nnunets_own_folds_are_right(places):
     assert write_folds({"a": "a", "b": "b"}, places[0].parent, None) == []
     assert not places[0].exists()
     (line,) = write_folds({"a": "x", "b": "x"}, places[0].parent, None)
-    assert line == "1 subjects are too few for folds: no splits_final.json is written"
+    assert line == "1 subject, too few for folds: no splits_final.json is written"
     (line,) = write_folds({"a": "a", "b": "b"}, places[0].parent, 3)
-    assert line.startswith("2 subjects are too few")
+    assert line.startswith("2 subjects, too few")
     assert write_folds({}, places[0].parent, 3) == []  # nothing is converted yet
 
 

@@ -164,6 +164,27 @@ def test_a_wrong_row_is_named_and_the_others_go_on(data, template, row, code, pr
     assert "\n" not in bad.problem
 
 
+@pytest.mark.parametrize("name", ["../../x", "/x", "a/b", "..\\x", "..", "."])
+@pytest.mark.parametrize("column", ["case", "subject"])
+def test_a_path_is_no_name(data, template, name, column):
+    bad = {"case": "x", "subject": "p", column: name}
+    rows = f"{bad['case']},{bad['subject']},b/FLAIR.nii.gz\ny,,a/FLAIR.nii.gz\n"
+    text = f"case,subject,FLAIR\n{rows}"
+    bad, good = scan_table(write(data, text), template)
+    assert (bad.code, good.code) == ("E_NAME", "")
+    assert bad.problem == f"{column} {name!r} is a path, no name: rename it"
+    assert bad.case == ("row-2" if column == "case" else "x")
+
+
+@pytest.mark.parametrize("second", ["a/FLAIR.nii.gz,", ",", "gone.nii,", "a/FLAIR.nii.gz,ask Anna"])
+def test_rows_of_one_name_are_all_refused_by_it(data, template, second):
+    text = f"case,FLAIR,problem\nx,b/FLAIR.nii.gz,\ny,b/FLAIR.nii.gz,\nx,{second}\n"
+    first, other, again = scan_table(write(data, text), template)
+    assert (first.code, other.code, again.code) == ("E_NAME", "", "E_NAME")
+    said = "rows 2, 4 are all called x: rename or remove all but one"
+    assert first.problem == again.problem == said
+
+
 def test_a_problem_stays_until_its_cell_is_emptied(data, template):
     save(data / "a" / "old" / "T1.nii", voxels())
     path = data / "cases.csv"

@@ -22,7 +22,7 @@ from amae_nnunet.pretraining.add_contrast import (
 )
 from amae_nnunet.pretraining.data import RandomCrops, crop_loader
 from amae_nnunet.pretraining.loop import Options
-from amae_nnunet.pretraining.rebuild import masked_pass
+from amae_nnunet.pretraining.rebuild import masks_of, run_model
 
 OLD, NEW = ("TRACE", "ADC"), ("TRACE", "ADC", "T2")
 FACTS = {"pretraining": {"mask_ratio": 0.7}, "seen_cases": SeenCases.of(["Dataset1_A/b"]).to_json()}
@@ -139,8 +139,10 @@ def trained(nnunet, tiny_plans):
     studies = studies_with("TRACE", ("TRACE", "T2"), opened, Options())
     optimizer = torch.optim.AdamW(model.parameters(), 0.002)
     crops = RandomCrops(studies, 2, model.config.patch_size, 0)
-    for step, (x, present) in enumerate(crop_loader(crops, 0, 900, 3, 0, False)):
-        loss = masked_pass(model, x, present, 0.7, step).loss
+    batches = [[at, at + 1, at + 2] for at in range(0, 900, 3)]
+    for x, present, seeds in crop_loader(crops, batches, 0, False):
+        slots, masked = masks_of(present, seeds.tolist(), model.config.num_tokens, 0.7)
+        loss = run_model(model, x, slots, masked, model.config).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

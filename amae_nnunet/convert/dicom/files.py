@@ -19,6 +19,7 @@ from typing import IO, cast
 
 _GZIP = b"\x1f\x8b"
 _ZIP = b"PK\x03\x04"
+_HIDDEN = "a folder whose name begins with a dot"
 #: What reading a damaged file or archive, or one with a password, raises.
 UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)
 
@@ -66,6 +67,8 @@ def list_files(root: Path) -> tuple[list[Path], list[Skipped]]:
             folders.clear()
             continue
         seen.add(real)
+        hidden = [Path(parent, name) for name in sorted(folders) if name[0] == "."]
+        skipped += [Skipped(path.relative_to(root).as_posix(), "", _HIDDEN) for path in hidden]
         folders[:] = [
             name for name in sorted(folders) if name[0] != "." and usable(Path(parent, name))
         ]
