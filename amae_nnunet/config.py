@@ -303,6 +303,8 @@ class TrainingConfig:
     lr: float = 1e-4
     weight_decay: float = 0.05
     loss: str = "dice"  # or "dice_ce", nnU-Net's Dice + cross-entropy
+    contrast_dropout: float = 0.0  # chance that a sample loses contrasts; not in the paper
+    contrast_dropout_pattern: str = "independent"  # or "matched", see training/dropout.py
 
     def __post_init__(self) -> None:
         for key in ("num_epochs", "iterations_per_epoch", "val_iterations_per_epoch"):
@@ -310,3 +312,12 @@ class TrainingConfig:
         _require(self.lr > 0, f"lr={self.lr} must be above 0")
         _require(self.weight_decay >= 0, f"weight_decay={self.weight_decay} must not be below 0")
         _require(self.loss in ("dice", "dice_ce"), f"loss={self.loss!r} is not dice or dice_ce")
+        _require(
+            0 <= self.contrast_dropout <= 1,
+            f"contrast_dropout={self.contrast_dropout} must lie between 0 and 1",
+        )
+        _require(
+            self.contrast_dropout_pattern in ("independent", "matched"),
+            f"contrast_dropout_pattern={self.contrast_dropout_pattern!r} is not 'independent' or "
+            "'matched'",
+        )
