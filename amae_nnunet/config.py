@@ -304,6 +304,8 @@ class TrainingConfig:
     loss: str = "dice"  # or "dice_ce", nnU-Net's Dice + cross-entropy
     layer_decay: float = 1.0  # lr of each encoder layer over the next one's; not in the paper
     warmup_epochs: int = 0  # in which lr rises linearly; not in the paper
+    contrast_dropout: float = 0.0  # chance that a sample loses contrasts; not in the paper
+    contrast_dropout_pattern: str = "independent"  # or "matched", see training/dropout.py
 
     def __post_init__(self) -> None:
         for key in ("num_epochs", "iterations_per_epoch", "val_iterations_per_epoch"):
@@ -318,4 +320,13 @@ class TrainingConfig:
         _require(
             0 <= self.warmup_epochs < self.num_epochs,
             f"warmup_epochs={self.warmup_epochs} must lie between 0 and {self.num_epochs - 1}",
+        )
+        _require(
+            0 <= self.contrast_dropout <= 1,
+            f"contrast_dropout={self.contrast_dropout} must lie between 0 and 1",
+        )
+        _require(
+            self.contrast_dropout_pattern in ("independent", "matched"),
+            f"contrast_dropout_pattern={self.contrast_dropout_pattern!r} is not 'independent' or "
+            "'matched'",
         )

@@ -10,6 +10,7 @@ EXIT_CODES = {
     3: "nothing usable in the input",
     4: "some cases failed; the rest is done and the failures are listed",
     5: "wrong or unsafe checkpoint",
+    6: "all cases are predicted, but some lack a contrast that the model's data set requires",
     130: "interrupted (Ctrl-C)",
     143: "stopped by SIGTERM; a pre-training has saved its state and continues with --c",
 }

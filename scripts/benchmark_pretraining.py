@@ -70,13 +70,24 @@ def autocast(half: bool) -> torch.autocast:
 
 
 def measure(variants: dict[str, Step], rounds: int) -> list[dict[str, float | str]]:
-    """Time all variants in turn; a row each: seconds, and time over the first variant's."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    """Time forward and backward of all variants in turn; a row each, see ``time_in_turn``."""
+
+    def run(model: nn.Module, forward: Callable[[], Tensor]) -> None:
+        model.zero_grad()
+        forward().backward()
+
+    return time_in_turn({name: partial(run, *step) for name, step in variants.items()}, rounds)
+
+
+def time_in_turn(
+    runs: dict[str, Callable[[], object]], rounds: int
+) -> list[dict[str, float | str]]:
+    """Time runs in turn; a row each: seconds, and time over the first one's."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for lap in range(rounds + 1):
-        for name, (model, forward) in variants.items():
-            model.zero_grad()
+        for name, run in runs.items():
             start = time.process_time()
-            forward().backward()
+            run()
             if lap:  # the first is the warm-up
                 seconds[name].append(time.process_time() - start)
     first = next(iter(seconds.values()))

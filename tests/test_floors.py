@@ -25,9 +25,9 @@ PACKAGE = "amae_nnunet"
 
 #: The floor of each room; a module that lies directly in the package is a room of its own.
 FLOORS = {
-    **dict.fromkeys(["", "_startup", "errors", "contrasts", "config", "lock"], 0),
+    **dict.fromkeys(["", "_startup", "errors", "contrasts", "subsets", "config", "lock"], 0),
     **dict.fromkeys(["networks", "phantom", "convert", "plans"], 1),
-    **dict.fromkeys(["pretraining", "training", "evaluation"], 2),
+    **dict.fromkeys(["pretraining", "training", "prediction", "evaluation"], 2),
     "cli": 3,
 }
 #: The parts of nnU-Net that a room may import; the rooms that are not named may import all of it.
@@ -284,7 +284,7 @@ def test_a_help_that_is_not_instant_is_found(module, tmp_path):
 @pytest.mark.parametrize(
     ("rooms", "never"),
     [
-        (("", "errors", "contrasts", "config"), {"torch", "nnunetv2"}),
+        (("", "errors", "contrasts", "subsets", "config"), {"torch", "nnunetv2"}),
         (("phantom",), {"torch", "nnunetv2"}),
         (("convert",), {"torch"}),
         (("networks",), {"nnunetv2"}),

@@ -90,3 +90,8 @@ def channel_contrasts(dataset_json: Mapping[str, Any]) -> tuple[str, ...]:
     """The contrasts of a ``dataset.json``, in channel order."""
     channels = dataset_json.get("channel_names") or dataset_json["modality"]
     return tuple(channels[number] for number in sorted(channels, key=int))
+
+
+def required_contrasts(dataset_json: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a ``dataset.json`` of our converter requires of each case; of another one, nothing."""
+    return tuple(dataset_json.get(KEY, {}).get("required", ()))

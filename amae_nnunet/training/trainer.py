@@ -33,9 +33,12 @@ from amae_nnunet.plans.preprocessed import (
     check_normalization,
     nnunet_folder,
     pretraining_folder,
+    read_json,
 )
 from amae_nnunet.plans.seen import SeenCases
+from amae_nnunet.training.dropout import Transform, with_dropout
 from amae_nnunet.training.schedule import WarmUpPolyLR
+from amae_nnunet.training.subsets import subset_scores
 from amae_nnunet.training.transforms import KeepAbsentZero
 
 
@@ -163,10 +166,11 @@ class AMAETrainer(nnUNetTrainer):
             loss.weight_ce = 0
         return loss
 
-    @staticmethod
-    def get_training_transforms(*args: Any, **kwargs: Any) -> KeepAbsentZero:
-        """Stock augmentation that leaves absent contrasts zero."""
-        return KeepAbsentZero(nnUNetTrainer.get_training_transforms(*args, **kwargs))
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> Transform:
+        """Stock augmentation that leaves absent contrasts zero, behind contrast dropout."""
+        stock = KeepAbsentZero(nnUNetTrainer.get_training_transforms(*args, **kwargs))
+        values, name = self.block.training_config(), self.plans_manager.dataset_name
+        return with_dropout(stock, values, name, self.dataset_json)
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         """Stock data sets, whose cases have been checked against the contrast record."""
@@ -203,6 +207,23 @@ class AMAETrainer(nnUNetTrainer):
         if self.pretrained and self.current_epoch == 0:
             self._load_pretrained()
         super().on_train_start()
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Stock, then ``subsets.json``: what each subset of contrasts scored."""
+        super().perform_actual_validation(save_probabilities)
+        if self.local_rank == 0:
+            self._write_subsets()
+
+    def _write_subsets(self) -> None:
+        data_folder, report = Path(self.preprocessed_dataset_folder), self.print_to_log_file
+        name, dataset_json = self.plans_manager.dataset_name, self.dataset_json
+        present = check_cases(name, data_folder, dataset_json, self.do_split()[1], report)
+        folder = Path(self.output_folder)
+        summary = read_json(folder / "validation" / "summary.json", "validate again with --val")
+        scores = subset_scores(summary, present, dataset_json, held_out=self.fold != "all")
+        scores.write(folder)
+        lines = [f"{', '.join(score.present)}: {score}" for score in scores.subsets]
+        report("\n  ".join(["validation by contrasts (subsets.json):", *lines]))
 
     def _load_pretrained(self) -> None:
         path = self._checkpoint_path()

@@ -56,3 +56,24 @@ def test_adaptive_unetr_breaks_once_where_it_counts_and_is_two_graphs():
         x, _ = studies(config, mixture.split())
         torch.testing.assert_close(compiled(x), network(x), rtol=1e-12, atol=1e-12)
     assert counter.frame_count == 2
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, on itself
+@pytest.mark.parametrize(("copies", "graphs"), [(1, 3), (8, 2)])
+def test_prediction_is_not_compiled_anew_for_each_number_of_contrasts(copies, graphs):
+    """A window by itself, or with its mirrored copies. One slot is a graph of its own to torch."""
+    config = make_config(
+        contrasts=tuple("ABCDEFG"),
+        depth=1,
+        patch_size=(2, 4, 4),
+        strides=((1, 2, 2),),
+        kernel_sizes=((1, 3, 3),),
+    )
+    network = shake(AdaptiveUNETR(config, 2)).eval()
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(network, backend=counter)
+    with torch.inference_mode():
+        for n in (7, 3, 1, 2, 5, 4, 6):
+            x, _ = studies(config, ["1" * n + "0" * (7 - n)] * copies)
+            torch.testing.assert_close(compiled(x), network(x), rtol=1e-12, atol=1e-12)
+    assert counter.frame_count == graphs

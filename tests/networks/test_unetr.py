@@ -7,6 +7,7 @@ from tiny import make_config, shake, studies
 
 from amae_nnunet.errors import ContrastError
 from amae_nnunet.networks.masking import Slots
+from amae_nnunet.networks.tokenizer import patchify
 from amae_nnunet.networks.unetr import UNETR, AdaptiveUNETR, fold_tokenizer, pool_contrasts
 from amae_nnunet.networks.vit import AdaptiveViT
 
@@ -125,3 +126,42 @@ def test_mixed_precision_stays_close(config, kind):
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())
     full = network(x)
     assert (y.float() - full).abs().mean() < 0.05 * full.abs().mean()
+
+
+def compute_all(network, x, present):
+    """Logits with all C contrasts computed for every study, the absent ones masked out: slowly.
+
+    Absent tokens are no keys of the attention, and minus infinity to the maximum.
+    """
+    encoder, config = network.encoder, network.config
+    c, tokens = config.num_contrasts, config.num_tokens
+    logits = []
+    for image, flags in zip(x, present, strict=True):
+        y = encoder.patch_embed(patchify(image, config.token_size), torch.arange(c))
+        y = y + encoder.pos_embed(torch.arange(tokens)) + encoder.contrast_embed.weight[:, None]
+        y, absent = y.flatten(0, 1), (~flags).repeat_interleave(tokens)
+        states = []
+        for number, block in enumerate(encoder.blocks, 1):
+            heads = block.attn.qkv(block.norm1(y)).unflatten(-1, (3, block.attn.num_heads, -1))
+            q, k, v = heads.permute(1, 2, 0, 3)  # (heads, T, width)
+            weights = (q @ k.transpose(1, 2)) / q.shape[-1] ** 0.5
+            weights = weights.masked_fill(absent, -torch.inf).softmax(dim=-1)
+            y = y + block.attn.proj((weights @ v).transpose(0, 1).flatten(1))
+            y = y + block.mlp(block.norm2(y))
+            if number in network.taps:
+                state = encoder.norm(y) if number == config.depth else y
+                state = state.masked_fill(absent[:, None], -torch.inf).unflatten(0, (c, tokens))
+                states.append(state.amax(dim=0)[None])
+        logits.append(network.decoder(image[None], states))
+    return torch.cat(logits)
+
+
+@pytest.mark.parametrize("presence", [["100"], ["011"], ["101"] * 4, ["111", "001", "110"]])
+def test_only_present_contrasts_are_computed_and_the_result_is_that_of_all(config, presence):
+    network = shake(AdaptiveUNETR(config, 2))
+    x, present = studies(config, presence)
+    computed = []
+    network.encoder.blocks[0].register_forward_hook(lambda _, given, __: computed.append(given[0]))
+    found = network(x)
+    assert [len(tokens) for tokens in computed] == [int(present.sum()) * config.num_tokens]
+    torch.testing.assert_close(found, compute_all(network, x, present), rtol=1e-12, atol=1e-12)

@@ -1,0 +1,115 @@
+"""A trained model folder, opened for prediction (not in the paper)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from amae_nnunet.errors import ConfigError, InputError
+from amae_nnunet.plans.block import channel_contrasts, required_contrasts
+from amae_nnunet.prediction.inputs import ModelFacts
+from amae_nnunet.prediction.predictor import MirrorBatchPredictor
+from amae_nnunet.subsets import SubsetScores
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Folds of a model that predict together.
+
+    Attributes:
+        predictor: nnU-Net's, initialized.
+        facts: for preprocessing and export.
+        contrasts: names in channel order.
+        required: what the data set required of each case.
+        scores: of the folds' validations; None unless each of them has a record.
+        names: trainer, plans, configuration, folds and checkpoint, for the record.
+    """
+
+    predictor: MirrorBatchPredictor
+    facts: ModelFacts
+    contrasts: tuple[str, ...]
+    required: tuple[str, ...]
+    scores: SubsetScores | None
+    names: dict[str, Any]
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        folds: Sequence[str],
+        checkpoint: str,
+        device: torch.device,
+        **options: Any,
+    ) -> TrainedModel:
+        """Load a model.
+
+        Args:
+            folder: ``nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION``.
+            folds: that predict; empty: all that are trained, but for ``all``.
+            checkpoint: name of the file in a fold's folder.
+            device: to predict on.
+            options: of ``nnUNetPredictor``.
+
+        Raises:
+            ConfigError: no such model or fold, or a cascade.
+        """
+        folds = list(folds) or trained_folds(folder, checkpoint)
+        missing = [fold for fold in folds if not (folder / f"fold_{fold}" / checkpoint).is_file()]
+        if missing or not folds:
+            raise ConfigError(
+                f"{folder} has no fold_{missing[0] if missing else 0}/{checkpoint}: give -m, or "
+                "-d, -tr, -p, -c, -f and -chk, as they were given to nnUNetv2_train"
+            )
+        predictor = MirrorBatchPredictor(device=device, **options)
+        predictor.initialize_from_trained_model_folder(
+            str(folder), tuple(fold if fold == "all" else int(fold) for fold in folds), checkpoint
+        )
+        configuration = predictor.configuration_manager
+        if configuration.previous_stage_name is not None:
+            raise ConfigError("this model is the second stage of a cascade: use nnUNetv2_predict")
+        contrasts = channel_contrasts(predictor.dataset_json)
+        plans, dataset_json = predictor.plans_manager, predictor.dataset_json
+        names = {
+            "trainer": predictor.trainer_name,
+            "plans": plans.plans_name,
+            "configuration": folder.name.rpartition("__")[2] if "__" in folder.name else None,
+            "folds": folds,
+            "checkpoint": checkpoint,
+            "mirrored": predictor.use_mirroring,
+        }
+        return cls(
+            predictor,
+            ModelFacts(plans, configuration, dataset_json, len(contrasts)),
+            contrasts,
+            required_contrasts(dataset_json),
+            fold_scores(folder, folds, contrasts),
+            names,
+        )
+
+
+def trained_folds(folder: Path, checkpoint: str) -> list[str]:
+    """Numbers of the folds that have the checkpoint."""
+    found = [path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}")]
+    return sorted((fold for fold in found if fold.isdecimal()), key=int)
+
+
+def fold_scores(
+    folder: Path, folds: Sequence[str], contrasts: Sequence[str]
+) -> SubsetScores | None:
+    """The validation scores of the folds together, None unless each of them has its own."""
+    try:
+        scores = [SubsetScores.read(folder / f"fold_{fold}") for fold in folds]
+    except InputError as error:
+        log.warning("warning: %s", error)
+        return None
+    if any(fold.contrasts != tuple(contrasts) for fold in scores):
+        log.warning("warning: %s has scores of other contrasts: validate again (--val)", folder)
+        return None
+    return SubsetScores.of_folds(scores)

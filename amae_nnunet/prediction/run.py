@@ -1,0 +1,215 @@
+"""Predict case after case; what goes wrong with one is told, and the others go on.
+
+Preprocessing and export run in processes of their own, ahead of the network and behind it. The
+files of a case are written into a hidden folder and moved into place when all are complete,
+``CASE.json`` last: a case that has it is done. Not in the paper.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.inference.export_prediction import export_prediction_from_logits
+from pebble import ProcessExpired, ProcessPool
+
+from amae_nnunet.errors import AMAEError
+from amae_nnunet.prediction.expected import Expected, write_json
+from amae_nnunet.prediction.inputs import InputCase, preprocess
+from amae_nnunet.prediction.model import TrainedModel
+
+log = logging.getLogger(__name__)
+
+SCRATCH = ".amae_tmp"
+Schedule = Callable[[Callable[..., Any], tuple[Any, ...]], "Future[Any]"]
+Job = tuple[Any, Callable[..., Any], tuple[Any, ...]]  # what it is for, function, arguments
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to predict, in nnU-Net's words."""
+
+    output: Path
+    save_probabilities: bool = False
+    continue_prediction: bool = False
+    npp: int = 3
+    nps: int = 3
+
+
+@dataclass
+class Outcome:
+    """What became of the cases.
+
+    Attributes:
+        done: predicted now.
+        skipped: predicted by an earlier run.
+        failed: those that could not be predicted.
+        lacking: those predicted, now or earlier, without a required contrast.
+    """
+
+    done: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
+
+
+class Run:
+    """One run over the cases of a folder."""
+
+    def __init__(self, model: TrainedModel, options: Options) -> None:
+        self.model, self.options = model, options
+        self.outcome = Outcome()
+        self.endings = [model.facts.dataset_json["file_ending"]]
+        if options.save_probabilities:
+            self.endings += [".npz", ".pkl"]
+
+    def predict(self, cases: Sequence[InputCase]) -> Outcome:
+        """Predict all cases that are not predicted yet, and report each as it is done."""
+        output = self.options.output
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / "dataset.json", self.model.facts.dataset_json)  # as stock nnU-Net,
+        write_json(output / "plans.json", self.model.facts.plans.plans)  # for its later commands
+        pending = [case for case in cases if not self._is_done(case)]
+        npp, nps = self.options.npp, self.options.nps
+        try:
+            with _workers(npp + nps) as schedule:
+                reads = _ahead(schedule, self._reads(pending), npp)
+                exports = _ahead(schedule, self._exports(reads), nps)
+                for expected, future in exports:
+                    self._finish(expected, future, len(pending))
+        finally:
+            for case in cases:
+                shutil.rmtree(self._scratch(case.name), ignore_errors=True)
+            if (output / SCRATCH).is_dir() and not any((output / SCRATCH).iterdir()):
+                (output / SCRATCH).rmdir()
+        return self.outcome
+
+    def _scratch(self, case: str) -> Path:
+        return self.options.output / SCRATCH / case
+
+    def _files(self, folder: Path, case: str) -> list[Path]:
+        """The files of a case, the one that says that it is done at the end."""
+        return [folder / f"{case}{ending}" for ending in [*self.endings, ".json"]]
+
+    def _is_done(self, case: InputCase) -> bool:
+        """Whether an earlier run has predicted a case."""
+        files = self._files(self.options.output, case.name)
+        if not self.options.continue_prediction or not all(map(Path.is_file, files)):
+            return False
+        self.outcome.skipped.append(case.name)
+        if json.loads(files[-1].read_text(encoding="utf-8"))["required_absent"]:
+            self.outcome.lacking.append(case.name)
+        return True
+
+    def _reads(self, cases: Iterable[InputCase]) -> Iterator[Job]:
+        """What is to be preprocessed; first the results of an earlier run are removed."""
+        for case in cases:
+            try:
+                case.check(self.model.contrasts)
+            except AMAEError as error:
+                self._fail(case.name, error)
+                continue
+            for path in reversed(self._files(self.options.output, case.name)):
+                path.unlink(missing_ok=True)
+            shutil.rmtree(self._scratch(case.name), ignore_errors=True)
+            yield case, preprocess, (case, self.model.facts, self._scratch(case.name))
+
+    def _exports(self, reads: Iterable[tuple[InputCase, Future[Any]]]) -> Iterator[Job]:
+        """What is to be exported: each case that could be read goes through the network."""
+        model, facts = self.model, self.model.facts
+        for case, future in reads:
+            try:
+                data, properties, flags = future.result()
+                logits = model.predictor.predict_logits_from_preprocessed_data(
+                    torch.from_numpy(data)
+                )
+            except Exception as error:
+                self._fail(case.name, error)
+                continue
+            expected = Expected.of(case.name, flags, model.contrasts, model.required, model.scores)
+            scratch = self._scratch(case.name)
+            scratch.mkdir(parents=True, exist_ok=True)
+            write_json(scratch / f"{case.name}.json", expected.to_json(model.names))
+            arguments = (
+                logits.cpu().numpy(), properties, facts.configuration, facts.plans,
+                facts.dataset_json, str(scratch / case.name), self.options.save_probabilities,
+            )  # fmt: skip
+            yield expected, export_prediction_from_logits, arguments
+
+    def _finish(self, expected: Expected, future: Future[Any], total: int) -> None:
+        """Move the files of a case into place, and say what to expect of it."""
+        case = expected.case
+        try:
+            future.result()
+            for path in self._files(self._scratch(case), case):
+                path.replace(self.options.output / path.name)
+            shutil.rmtree(self._scratch(case))
+        except Exception as error:
+            self._fail(case, error)
+            return
+        self.outcome.done.append(case)
+        print(f"[{len(self.outcome.done)}/{total}] {expected}", flush=True)
+        for warning in expected.warnings:
+            log.warning("warning: case %s: %s", case, warning)
+        if expected.required_absent:
+            self.outcome.lacking.append(case)
+
+    def _fail(self, case: str, error: BaseException) -> None:
+        self.outcome.failed.append(case)
+        log.error("case %s failed: %s", case, _reason(error))
+
+
+def _ahead(
+    schedule: Schedule, jobs: Iterable[Job], count: int
+) -> Iterator[tuple[Any, Future[Any]]]:
+    """The jobs in their order, with their futures; ``count`` more are under way."""
+    waiting: deque[tuple[Any, Future[Any]]] = deque()
+    for subject, function, arguments in jobs:
+        waiting.append((subject, schedule(function, arguments)))
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _at_once(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Future[Any]:
+    future: Future[Any] = Future()
+    try:
+        future.set_result(function(*arguments))
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+@contextmanager
+def _workers(processes: int) -> Iterator[Schedule]:
+    """Run jobs in processes, each of which may die of its job; without any, run them here."""
+    if not processes:
+        yield _at_once
+        return
+    pool = ProcessPool(processes, context=get_context("spawn"))
+    try:
+        yield lambda function, arguments: pool.schedule(function, arguments)
+        pool.close()
+    except BaseException:
+        pool.stop()
+        raise
+    finally:
+        pool.join()
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ProcessExpired):
+        return "its process died, perhaps out of memory: run again with fewer (-npp 1 -nps 1)"
+    if isinstance(error, AMAEError):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
