@@ -12,6 +12,7 @@ plans; everything else is stock nnU-Net.
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +35,7 @@ from amae_nnunet.plans.preprocessed import (
     pretraining_folder,
 )
 from amae_nnunet.plans.seen import SeenCases
+from amae_nnunet.training.inputs import check_channel_files, folder_to_predict
 from amae_nnunet.training.transforms import KeepAbsentZero
 
 
@@ -109,10 +111,14 @@ class AMAETrainer(nnUNetTrainer):
         """The network, from the plans alone.
 
         Raises:
-            ContrastError: the data set has another number of channels than the plans' contrasts.
+            ContrastError: the data set, or a case that stock nnU-Net is about to predict, has
+                another number of channels than the plans' contrasts.
         """
         configuration = configuration_manager.configuration
         config = AMAEBlock.read(configuration).model_config(configuration)
+        if folder := folder_to_predict(sys.argv):
+            endings = plans_manager.image_reader_writer_class.supported_file_endings
+            check_channel_files(folder, config.contrasts, endings)
         if num_input_channels != config.num_contrasts:
             raise ContrastError(
                 f"dataset.json has {num_input_channels} channels but the model knows "
