@@ -98,6 +98,7 @@ class AMAETrainer(nnUNetTrainer):
         self.loss_name = values.loss
         self.enable_deep_supervision = False
         self.seen_cases = SeenCases("", frozenset())
+        self.weights_given = False
 
     @classmethod
     def build_network_architecture(
@@ -169,24 +170,40 @@ class AMAETrainer(nnUNetTrainer):
                 f"the validation: pre-train with -f {self.fold} to leave them out"
             )
 
+    def initialize(self) -> None:
+        """Stock, and take note if the network is then given weights (-pretrained_weights)."""
+        super().initialize()
+
+        def note(module: nn.Module, keys: object) -> None:
+            self.weights_given = True
+
+        self._bare_network().register_load_state_dict_post_hook(note)
+
     def on_train_start(self) -> None:
         """Load the pre-trained encoder where a new training begins; the rest is stock.
 
-        A training that is continued, validated or used to predict never needs the checkpoint.
+        A training that is continued, validated or used to predict never needs the checkpoint, and
+        one that starts from other weights (``-pretrained_weights``) keeps those.
         """
         if not self.was_initialized:
             self.initialize()
-        if self.pretrained and self.current_epoch == 0:
+        if self.weights_given and self.current_epoch == 0:
+            self.print_to_log_file(
+                "started from the weights of -pretrained_weights, not from a pre-training"
+            )
+        elif self.pretrained and self.current_epoch == 0:
             self._load_pretrained()
         super().on_train_start()
 
+    def _bare_network(self) -> Any:
+        network: Any = getattr(self.network, "module", self.network)  # DDP
+        return getattr(network, "_orig_mod", network)  # torch.compile
+
     def _load_pretrained(self) -> None:
         path = self._checkpoint_path()
-        network: Any = getattr(self.network, "module", self.network)  # DDP
-        network = getattr(network, "_orig_mod", network)  # torch.compile
         checkpoint = read_checkpoint(path)
         self.seen_cases = SeenCases.from_json(checkpoint.facts.get("seen_cases", {}))
-        unused = load_encoder(network, checkpoint, path)
+        unused = load_encoder(self._bare_network(), checkpoint, path)
         self.print_to_log_file(
             f"loaded the pre-trained encoder of {path.name} for contrasts "
             f"{', '.join(self.block.contrasts)}; the decoder is new; {len(unused)} tensors of the "

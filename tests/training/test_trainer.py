@@ -104,6 +104,22 @@ def test_without_pretraining_the_checkpoint_is_not_touched(make, pretrained):
     assert not torch.equal(trainer.network.encoder.blocks[0].attn.qkv.weight, weights)
 
 
+def test_weights_given_by_the_stock_option_are_kept(make, pretrained, tmp_path):
+    from nnunetv2.run.run_training import maybe_load_checkpoint
+
+    first = make("AMAETrainerNoPretraining")
+    first.initialize()
+    first.save_checkpoint(str(tmp_path / "checkpoint_final.pth"))
+    trainer = make("AMAETrainer")
+    maybe_load_checkpoint(trainer, False, False, str(tmp_path / "checkpoint_final.pth"))
+    trainer.on_train_start()
+    for name, value in first.network.state_dict().items():
+        assert torch.equal(trainer.network.state_dict()[name], value)
+    log = Path(trainer.log_file).read_text()
+    assert "started from the weights of -pretrained_weights" in log
+    assert "loaded the pre-trained encoder" not in log
+
+
 def test_a_continued_training_never_asks_for_the_checkpoint(make, nnunet):
     assert configure.main(["950", "3d_fullres", "--name", "lonely", *TINY]) == 0
     trainer = make("AMAETrainer", "lonely")
