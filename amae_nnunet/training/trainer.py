@@ -70,6 +70,8 @@ def plans_with_block(
             "sha256": block.checkpoint["sha256"],
         }
     plans["configurations"][configuration][KEY] = saved
+    # 3d_lowres would predict the training cases for a second stage, which is refused.
+    plans["configurations"][configuration]["next_stage"] = None
     return plans, block
 
 

@@ -178,6 +178,11 @@ def test_what_cannot_work_is_refused_before_anything_is_written(make, change, er
         make(change=change)
 
 
+def test_the_first_stage_of_a_cascade_prepares_no_second_one(make):
+    trainer = make(change=lambda c: c["tiny"].update(next_stage="3d_cascade_fullres"))
+    assert trainer.configuration_manager.next_stage_names is None
+
+
 def test_absent_contrasts_stay_zero_in_every_training_batch(make, dataset):
     trainer = make()
     trainer.initialize()
