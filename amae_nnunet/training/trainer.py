@@ -12,6 +12,7 @@ plans; everything else is stock nnU-Net.
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,6 +38,7 @@ from amae_nnunet.plans.preprocessed import (
 )
 from amae_nnunet.plans.seen import SeenCases
 from amae_nnunet.training.dropout import Transform, with_dropout
+from amae_nnunet.training.inputs import check_channel_files, folder_to_predict
 from amae_nnunet.training.schedule import WarmUpPolyLR
 from amae_nnunet.training.subsets import subset_scores
 from amae_nnunet.training.transforms import KeepAbsentZero
@@ -73,6 +75,8 @@ def plans_with_block(
             "sha256": block.checkpoint["sha256"],
         }
     plans["configurations"][configuration][KEY] = saved
+    # 3d_lowres would predict the training cases for a second stage, which is refused.
+    plans["configurations"][configuration]["next_stage"] = None
     return plans, block
 
 
@@ -101,6 +105,7 @@ class AMAETrainer(nnUNetTrainer):
         self.loss_name = values.loss
         self.enable_deep_supervision = False
         self.seen_cases = SeenCases("", frozenset())
+        self.weights_given = False
 
     @classmethod
     def build_network_architecture(
@@ -114,10 +119,14 @@ class AMAETrainer(nnUNetTrainer):
         """The network, from the plans alone.
 
         Raises:
-            ContrastError: the data set has another number of channels than the plans' contrasts.
+            ContrastError: the data set, or a case that stock nnU-Net is about to predict, has
+                another number of channels than the plans' contrasts.
         """
         configuration = configuration_manager.configuration
         config = AMAEBlock.read(configuration).model_config(configuration)
+        if folder := folder_to_predict(sys.argv):
+            endings = plans_manager.image_reader_writer_class.supported_file_endings
+            check_channel_files(folder, config.contrasts, endings)
         if num_input_channels != config.num_contrasts:
             raise ContrastError(
                 f"dataset.json has {num_input_channels} channels but the model knows "
@@ -197,14 +206,28 @@ class AMAETrainer(nnUNetTrainer):
                 f"the validation: pre-train with -f {self.fold} to leave them out"
             )
 
+    def initialize(self) -> None:
+        """Stock, and take note if the network is then given weights (-pretrained_weights)."""
+        super().initialize()
+
+        def note(module: nn.Module, keys: object) -> None:
+            self.weights_given = True
+
+        self._bare_network().register_load_state_dict_post_hook(note)
+
     def on_train_start(self) -> None:
         """Load the pre-trained encoder where a new training begins; the rest is stock.
 
-        A training that is continued, validated or used to predict never needs the checkpoint.
+        A training that is continued, validated or used to predict never needs the checkpoint, and
+        one that starts from other weights (``-pretrained_weights``) keeps those.
         """
         if not self.was_initialized:
             self.initialize()
-        if self.pretrained and self.current_epoch == 0:
+        if self.weights_given and self.current_epoch == 0:
+            self.print_to_log_file(
+                "started from the weights of -pretrained_weights, not from a pre-training"
+            )
+        elif self.pretrained and self.current_epoch == 0:
             self._load_pretrained()
         super().on_train_start()
 
@@ -225,13 +248,15 @@ class AMAETrainer(nnUNetTrainer):
         lines = [f"{', '.join(score.present)}: {score}" for score in scores.subsets]
         report("\n  ".join(["validation by contrasts (subsets.json):", *lines]))
 
+    def _bare_network(self) -> Any:
+        network: Any = getattr(self.network, "module", self.network)  # DDP
+        return getattr(network, "_orig_mod", network)  # torch.compile
+
     def _load_pretrained(self) -> None:
         path = self._checkpoint_path()
-        network: Any = getattr(self.network, "module", self.network)  # DDP
-        network = getattr(network, "_orig_mod", network)  # torch.compile
         checkpoint = read_checkpoint(path)
         self.seen_cases = SeenCases.from_json(checkpoint.facts.get("seen_cases", {}))
-        transfer = load_encoder(network, checkpoint, path)
+        transfer = load_encoder(self._bare_network(), checkpoint, path)
         lines = [f"loaded the pre-trained encoder of {path.name}", *transfer.lines()]
         self.print_to_log_file("\n  ".join(lines))
 

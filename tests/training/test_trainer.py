@@ -212,6 +212,22 @@ def test_without_pretraining_the_checkpoint_is_not_touched(make, pretrained):
     assert not torch.equal(trainer.network.encoder.blocks[0].attn.qkv.weight, weights)
 
 
+def test_weights_given_by_the_stock_option_are_kept(make, pretrained, tmp_path):
+    from nnunetv2.run.run_training import maybe_load_checkpoint
+
+    first = make("AMAETrainerNoPretraining")
+    first.initialize()
+    first.save_checkpoint(str(tmp_path / "checkpoint_final.pth"))
+    trainer = make("AMAETrainer")
+    maybe_load_checkpoint(trainer, False, False, str(tmp_path / "checkpoint_final.pth"))
+    trainer.on_train_start()
+    for name, value in first.network.state_dict().items():
+        assert torch.equal(trainer.network.state_dict()[name], value)
+    log = Path(trainer.log_file).read_text()
+    assert "started from the weights of -pretrained_weights" in log
+    assert "loaded the pre-trained encoder" not in log
+
+
 def test_a_continued_training_never_asks_for_the_checkpoint(make, nnunet):
     assert configure.main(["950", "3d_fullres", "--name", "lonely", *TINY]) == 0
     trainer = make("AMAETrainer", "lonely")
@@ -268,6 +284,11 @@ def test_a_checkpoint_named_in_the_plans_is_used_and_its_place_is_not_saved(
 def test_what_cannot_work_is_refused_before_anything_is_written(make, change, error, message):
     with pytest.raises(error, match=message):
         make(change=change)
+
+
+def test_the_first_stage_of_a_cascade_prepares_no_second_one(make):
+    trainer = make(change=lambda c: c["tiny"].update(next_stage="3d_cascade_fullres"))
+    assert trainer.configuration_manager.next_stage_names is None
 
 
 def test_absent_contrasts_stay_zero_in_every_training_batch(make, dataset):
