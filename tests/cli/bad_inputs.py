@@ -25,6 +25,7 @@ STRICT = {
     "W_AFFINE": "E_AFFINE",
     "W_AMBIGUOUS": "E_AMBIGUOUS",
     "W_DROPPED": "that of the contrast",
+    "W_SUBJECT": "E_SUBJECT",
     "W_UNREADABLE": "E_DAMAGED",
 }
 _INTRODUCTION = """\
