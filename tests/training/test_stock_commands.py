@@ -22,6 +22,7 @@ from amae_nnunet.plans.preprocessed import PreprocessedDataset
 pytestmark = pytest.mark.slow
 
 PLANS = "StockPlans"
+SCRATCH = "AMAETrainerNoPretraining"
 ON = f"-p {PLANS} -device cpu"
 TWO_FOLDS = "-f 0 1 -chk checkpoint_best.pth --save_probabilities -device cpu"
 
@@ -72,6 +73,7 @@ def trained(shell):
         f"nnUNetv2_train 950 tiny 1 -tr AMAETrainer {ON} --npz --val_best",
         f"nnUNetv2_train 950 tiny 0 -tr AMAETrainerUNETR {ON} --npz",
         f"nnUNetv2_train 950 tiny 0 -tr nnUNetTrainerShort {ON} --npz",
+        f"nnUNetv2_train 950 tiny all -tr AMAETrainer {ON} --disable_checkpointing",
     )
     return shell
 
@@ -89,6 +91,106 @@ def predicted(trained):
     return trained
 
 
+@pytest.fixture(scope="module")
+def others(shell, pretrained):
+    """Trainings of other plans and other labels."""
+    write_other_labels(
+        shell,
+        "Dataset952_Regions",
+        half_is_core,
+        labels={"background": 0, "lesion": [1, 2], "core": [2]},
+        regions_class_order=[1, 2],
+    )
+    write_other_labels(
+        shell,
+        "Dataset953_Ignore",
+        ignore_a_side,
+        labels={"background": 0, "infarct": 1, "ignore": 2},
+    )
+    write_cascade_plans(shell)
+    shell.run("nnUNetv2_plan_experiment -d 950 -pl nnUNetPlannerResEncM", nnUNet_n_proc_DA="1")
+    shell.run_all(
+        "nnUNetv2_preprocess -d 950 -plans_name CascadePlans -c 3d_lowres -np 1",
+        "nnUNetv2_preprocess -d 952 -c 3d_fullres -np 1",
+        "nnUNetv2_preprocess -d 953 -c 3d_fullres -np 1",
+    )
+    words = ["-p", "nnUNetResEncUNetMPlans", "-o", "ResEncPlans", "batch_size=2", "--checkpoint"]
+    assert configure.main(["950", "3d_fullres", *words, str(pretrained), *TINY]) == 0
+    for number in ("952", "953"):
+        assert configure.main([number, "3d_fullres", *TINY, "batch_size=2"]) == 0
+    shell.run_all(
+        f"nnUNetv2_train 950 3d_lowres 0 -tr {SCRATCH} -p CascadePlans -device cpu",
+        "nnUNetv2_train 950 3d_fullres 0 -tr AMAETrainer -p ResEncPlans -device cpu",
+        f"nnUNetv2_train 952 3d_fullres 0 -tr {SCRATCH} -p AMAEPlans -device cpu",
+        f"nnUNetv2_train 953 3d_fullres 0 -tr {SCRATCH} -p AMAEPlans -device cpu",
+    )
+    return shell
+
+
+def write_cascade_plans(shell):
+    """As nnU-Net plans them for larger images, which this data set's are not."""
+    path = shell.folder / "preprocessed" / DATASET / "CascadePlans.json"
+    plans = json.loads(path.with_name(f"{PLANS}.json").read_text())
+    settings = plans["configurations"]["tiny"]["amae"]
+    plans["plans_name"] = "CascadePlans"
+    plans["configurations"]["3d_lowres"] = {
+        "inherits_from": "3d_fullres",
+        "data_identifier": "CascadePlans_3d_lowres",
+        "spacing": [6.0, 6.0, 6.0],
+        "next_stage": "3d_cascade_fullres",
+        "amae": {key: settings[key] for key in ("model", "training")},
+    }
+    plans["configurations"]["3d_cascade_fullres"] = {
+        "inherits_from": "3d_fullres",
+        "previous_stage": "3d_lowres",
+    }
+    path.write_text(json.dumps(plans))
+
+
+def write_other_labels(shell, dataset, change, **values):
+    """The data set again: ``change`` makes the new label map, ``values`` go to dataset.json."""
+    old, prepared = (shell.folder / part / DATASET for part in ("raw", "preprocessed"))
+    raw, folder = (shell.folder / part / dataset for part in ("raw", "preprocessed"))
+    shutil.copytree(old, raw)
+    for path in (raw / "labelsTr").glob("*.nii.gz"):
+        image = nibabel.load(path)
+        label = change(np.asarray(image.dataobj).astype(np.uint8))
+        nibabel.save(nibabel.Nifti1Image(label, image.affine, image.header), path)
+    dataset_json = {**json.loads((old / "dataset.json").read_text()), **values}
+    (raw / "dataset.json").write_text(json.dumps(dataset_json))
+    folder.mkdir()
+    for name in ("dataset_fingerprint.json", "splits_final.json"):
+        shutil.copy(prepared / name, folder)
+    shutil.copy(raw / "dataset.json", folder)
+    plans = json.loads((prepared / "nnUNetPlans.json").read_text())
+    (folder / "nnUNetPlans.json").write_text(json.dumps({**plans, "dataset_name": dataset}))
+
+
+def half_is_core(label):
+    """Half of the lesion becomes 2, which a region of its own and the whole lesion have."""
+    first = np.argwhere(label)[: label.sum() // 2]
+    label[tuple(first.T)] = 2
+    return label
+
+
+def ignore_a_side(label):
+    label[:8] = 2
+    return label
+
+
+@pytest.fixture(scope="module")
+def refused(others):
+    """The last line of what cannot be trained."""
+    commands = {
+        "-num_gpus": f"nnUNetv2_train 950 tiny 0 -tr AMAETrainer {ON} -num_gpus 2",
+        "2d": "nnUNetv2_train 950 2d 0 -tr AMAETrainer -device cpu",
+        "cascade": f"nnUNetv2_train 950 3d_cascade_fullres 0 -tr {SCRATCH} -p CascadePlans "
+        "-device cpu",
+    }
+    outputs = others.run_all(*commands.values(), code=1)
+    return dict(zip(commands, map(last_line, outputs), strict=True))
+
+
 def test_train_folds(trained):
     for trainer, fold in (("AMAETrainer", 0), ("AMAETrainer", 1), ("AMAETrainerUNETR", 0)):
         folder = result(trained, trainer) / f"fold_{fold}"
@@ -103,7 +205,6 @@ def test_train_folds(trained):
 
 
 def test_train_all_without_checkpoints(trained):
-    trained.run(f"nnUNetv2_train 950 tiny all -tr AMAETrainer {ON} --disable_checkpointing")
     folder = result(trained, "AMAETrainer") / "fold_all"
     assert "loaded the pre-trained encoder" in log_of(folder)
     assert len(dice_of(folder)) == 6
@@ -150,119 +251,56 @@ def test_train_pretrained_weights(trained):
     assert "loaded the pre-trained encoder" not in log
 
 
-def test_train_num_gpus(shell):
-    output = shell.run(f"nnUNetv2_train 950 tiny 0 -tr AMAETrainer {ON} -num_gpus 2", code=1)
-    assert "DDP training" in last_line(output)
-    assert "only implemented for cuda devices. Your device: cpu" in last_line(output)
+def test_train_num_gpus(refused):
+    assert "DDP training" in refused["-num_gpus"]
+    assert "only implemented for cuda devices. Your device: cpu" in refused["-num_gpus"]
 
 
-def test_train_2d(shell):
-    output = shell.run("nnUNetv2_train 950 2d 0 -tr AMAETrainer -device cpu", code=1)
-    assert last_line(output) == (
+def test_train_2d(refused):
+    assert refused["2d"] == (
         "amae_nnunet.errors.ConfigError: this is a 2d configuration: the method is 3-D, use "
         "3d_fullres or 3d_lowres"
     )
 
 
-def test_train_lowres_and_cascade(shell):
-    """As nnU-Net plans them for larger images, which this data set's are not."""
-    path = shell.folder / "preprocessed" / DATASET / "CascadePlans.json"
-    plans = json.loads(path.with_name(f"{PLANS}.json").read_text())
-    settings = plans["configurations"]["tiny"]["amae"]
-    plans["plans_name"] = "CascadePlans"
-    plans["configurations"]["3d_lowres"] = {
-        "inherits_from": "3d_fullres",
-        "data_identifier": "CascadePlans_3d_lowres",
-        "spacing": [6.0, 6.0, 6.0],
-        "next_stage": "3d_cascade_fullres",
-        "amae": {key: settings[key] for key in ("model", "training")},
-    }
-    plans["configurations"]["3d_cascade_fullres"] = {
-        "inherits_from": "3d_fullres",
-        "previous_stage": "3d_lowres",
-    }
-    path.write_text(json.dumps(plans))
-    shell.run("nnUNetv2_preprocess -d 950 -plans_name CascadePlans -c 3d_lowres -np 1")
-    train = "-tr AMAETrainerNoPretraining -p CascadePlans -device cpu"
-    shell.run(f"nnUNetv2_train 950 3d_lowres 0 {train}")
-    folder = result(shell, "AMAETrainerNoPretraining", "3d_lowres", "CascadePlans")
-    for path in (folder / "fold_0" / "validation").glob("*.nii.gz"):
-        assert nibabel.load(path).shape == (32, 32, 16)
+def test_train_lowres_and_cascade(others, refused):
+    folder = result(others, SCRATCH, "3d_lowres", "CascadePlans")
+    predictions = list((folder / "fold_0" / "validation").glob("*.nii.gz"))
+    assert [nibabel.load(path).shape for path in predictions] == [(32, 32, 16)] * 2
     assert not (folder / "predicted_next_stage").exists()
-    output = shell.run(f"nnUNetv2_train 950 3d_cascade_fullres 0 {train}", code=1)
-    assert last_line(output) == (
+    assert refused["cascade"] == (
         "NotImplementedError: 3d_cascade_fullres is the second stage of a cascade, whose extra "
         "channels would pass for contrasts: use 3d_fullres or 3d_lowres"
     )
 
 
-def test_train_with_residual_encoder_plans(shell, pretrained):
-    shell.run("nnUNetv2_plan_experiment -d 950 -pl nnUNetPlannerResEncM", nnUNet_n_proc_DA="1")
-    words = ["-p", "nnUNetResEncUNetMPlans", "-o", "ResEncPlans", "batch_size=2", "--checkpoint"]
-    assert configure.main(["950", "3d_fullres", *words, str(pretrained), *TINY]) == 0
-    shell.run("nnUNetv2_train 950 3d_fullres 0 -tr AMAETrainer -p ResEncPlans -device cpu")
-    folder = result(shell, "AMAETrainer", "3d_fullres", "ResEncPlans") / "fold_0"
+def test_train_with_residual_encoder_plans(others):
+    folder = result(others, "AMAETrainer", "3d_fullres", "ResEncPlans") / "fold_0"
     assert "loaded the pre-trained encoder" in log_of(folder)
     assert len(dice_of(folder)) == 2
 
 
-def other_labels(shell, number, name, labels, change, **more):
-    """The data set again under other labels: ``change`` turns the old label map into the new."""
-    old, dataset = shell.folder / "raw" / DATASET, f"Dataset{number}_{name}"
-    raw, folder = (shell.folder / part / dataset for part in ("raw", "preprocessed"))
-    shutil.copytree(old, raw)
-    for path in (raw / "labelsTr").glob("*.nii.gz"):
-        image = nibabel.load(path)
-        values = change(np.asarray(image.dataobj).astype(np.uint8))
-        nibabel.save(nibabel.Nifti1Image(values, image.affine, image.header), path)
-    dataset_json = {**json.loads((old / "dataset.json").read_text()), "labels": labels, **more}
-    (raw / "dataset.json").write_text(json.dumps(dataset_json))
-    prepared = shell.folder / "preprocessed" / DATASET
-    folder.mkdir()
-    for name in ("dataset_fingerprint.json", "splits_final.json"):
-        shutil.copy(prepared / name, folder)
-    shutil.copy(raw / "dataset.json", folder)
-    plans = json.loads((prepared / "nnUNetPlans.json").read_text())
-    (folder / "nnUNetPlans.json").write_text(json.dumps({**plans, "dataset_name": dataset}))
-    shell.run(f"nnUNetv2_preprocess -d {number} -c 3d_fullres -np 1")
-    assert configure.main([str(number), "3d_fullres", *TINY, "batch_size=2"]) == 0
-    model = f"{number} 3d_fullres 0 -tr AMAETrainerNoPretraining -p AMAEPlans -device cpu"
-    shell.run(f"nnUNetv2_train {model}")
-    return result(shell, "AMAETrainerNoPretraining", "3d_fullres", "AMAEPlans", dataset)
-
-
-def test_train_regions(shell):
-    """Lesion and core, of which the second lies in the first."""
-
-    def half_is_core(label):
-        first = np.argwhere(label)[: label.sum() // 2]
-        label[tuple(first.T)] = 2
-        return label
-
-    labels = {"background": 0, "lesion": [1, 2], "core": [2]}
-    folder = other_labels(shell, 952, "Regions", labels, half_is_core, regions_class_order=[1, 2])
+def test_train_regions(others):
+    folder = result(others, SCRATCH, "3d_fullres", "AMAEPlans", "Dataset952_Regions")
     summary = json.loads((folder / "fold_0" / "validation" / "summary.json").read_text())
     assert set(summary["mean"]) == {"(1, 2)", "(2,)"}
-    shell.run(
+    others.run(
         f"nnUNetv2_predict_from_modelfolder -i inputs -o regions -m {folder} -f 0 -device cpu "
         "--disable_tta -npp 1 -nps 1 --save_probabilities"
     )
     for case in ("full", "part"):
-        assert probabilities(shell.folder / "regions", case).shape == (2, 16, 32, 32)
-        found = nibabel.load(shell.folder / "regions" / f"{case}.nii.gz")
+        assert probabilities(others.folder / "regions", case).shape == (2, 16, 32, 32)
+        found = nibabel.load(others.folder / "regions" / f"{case}.nii.gz")
         assert set(np.unique(found.dataobj)) <= {0, 1, 2}
 
 
-def test_train_ignore_label(shell):
-    def ignore_a_side(label):
-        label[:8] = 2
-        return label
-
-    labels = {"background": 0, "infarct": 1, "ignore": 2}
-    folder = other_labels(shell, 953, "Ignore", labels, ignore_a_side)
-    for path in (folder / "fold_0" / "validation").glob("*.nii.gz"):
+def test_train_ignore_label(others):
+    folder = result(others, SCRATCH, "3d_fullres", "AMAEPlans", "Dataset953_Ignore") / "fold_0"
+    predictions = list((folder / "validation").glob("*.nii.gz"))
+    assert len(predictions) == 2
+    for path in predictions:
         assert set(np.unique(nibabel.load(path).dataobj)) <= {0, 1}
-    summary = json.loads((folder / "fold_0" / "validation" / "summary.json").read_text())
+    summary = json.loads((folder / "validation" / "summary.json").read_text())
     for case in summary["metric_per_case"]:
         counts = case["metrics"]["1"]
         assert sum(counts[key] for key in ("TP", "TN", "FP", "FN")) == 24 * 32 * 16
