@@ -58,5 +58,5 @@ def check_channel_files(folder: Path, contrasts: Sequence[str], endings: Sequenc
     raise ContrastError(
         f"case {case} in {folder} {' and '.join(faults)}{others}: the model wants one file a "
         f"contrast ({channels}), all zero where it is absent; amae-nnunet-convert --for_model "
-        "writes such a folder"
+        "writes such a folder, and amae-nnunet-predict takes one in which files are missing"
     )
