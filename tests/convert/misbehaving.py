@@ -39,7 +39,7 @@ def _hang(path):
 
 
 def _slow(path):
-    time.sleep(0.5)
+    time.sleep(2)
     return open_nifti(path, path.name)
 
 
