@@ -107,22 +107,30 @@ def add_contrast(
     )  # fmt: skip
     if not after < before:
         log.warning("warning: the fit does not help: give more studies, or check the images")
+    error = {"mean_vector": before, "fitted": after, "held_out": bool(held)}
+    facts = _facts(old, name, fitted, error, fit)
+    with whole_file(target) as temporary:
+        save_checkpoint(temporary, model, facts)
+    return target
+
+
+def _facts(
+    old: Checkpoint, name: str, fitted: Sequence[Study], error: dict[str, Any], fit: FitConfig
+) -> dict[str, Any]:
+    """What the old checkpoint says, and how the contrast was added."""
     seen = SeenCases.from_json(old.facts.get("seen_cases", {})).with_cases(s.name for s in fitted)
     added = {
         "contrast": name,
         "studies": len(fitted),
-        "masked_error": {"mean_vector": before, "fitted": after, "held_out": bool(held)},
+        "masked_error": error,
         **dataclasses.asdict(fit),
     }
-    facts: dict[str, Any] = {
+    return {
         **old.facts,
         "seen_cases": seen.to_json(),
         "num_cases": len(seen.hashes),
         "added_contrasts": [*old.facts.get("added_contrasts", []), added],
     }
-    with whole_file(target) as temporary:
-        save_checkpoint(temporary, model, facts)
-    return target
 
 
 def studies_with(

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DATASET, TINY
 from pretraining import two_ranks
+from pretraining.test_loop import configured, folder_of
 
-from amae_nnunet.cli import configure, pretrain
+from amae_nnunet.cli import pretrain
 from amae_nnunet.networks.checkpoint import read_checkpoint
 from amae_nnunet.pretraining.ranks import Ranks
 
@@ -32,17 +32,8 @@ WORDS = [*STUDIES, "pretraining.num_epochs=3", "pretraining.iterations_per_epoch
 JOBS = ["studies", "studies+shard", "slots", "slots+shard"]
 
 
-def configured(name, *words):
-    assert configure.main(["950", "3d_fullres", "--name", name, *TINY, *words]) == 0
-    return name
-
-
 def arguments(name, *words):
     return ["950", name, "-p", "AMAEPlans", "-device", "cpu", *words]
-
-
-def folder_of(nnunet, name):
-    return nnunet / "results" / DATASET / f"AMAEPretraining__AMAEPlans__{name}"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DATASET, TINY
+from pretraining.test_loop import configured, folder_of
 
 from amae_nnunet.cli import configure, pretrain
 from amae_nnunet.networks.checkpoint import read_checkpoint
@@ -26,17 +26,8 @@ WORDS = ["pretraining.num_epochs=3", "pretraining.iterations_per_epoch=20", "pre
          "schedule=cosine", "whole_contrast_prob=0.3"]  # fmt: skip
 
 
-def configured(name, *words):
-    assert configure.main(["950", "3d_fullres", "--name", name, *TINY, *words]) == 0
-    return name
-
-
 def arguments(name, *words):
     return ["950", name, "-p", "AMAEPlans", "-device", "cpu", *words]
-
-
-def folder_of(nnunet, name):
-    return nnunet / "results" / DATASET / f"AMAEPretraining__AMAEPlans__{name}"
 
 
 def start(name, *words, prefix=(), **variables):
