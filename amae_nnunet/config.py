@@ -304,6 +304,7 @@ class TrainingConfig:
     loss: str = "dice"  # or "dice_ce", nnU-Net's Dice + cross-entropy
     layer_decay: float = 1.0  # lr of each encoder layer over the next one's; not in the paper
     warmup_epochs: int = 0  # in which lr rises linearly; not in the paper
+    activation_checkpointing: bool = False  # less memory, a third more time; not in the paper
     contrast_dropout: float = 0.0  # chance that a sample loses contrasts; not in the paper
     contrast_dropout_pattern: str = "independent"  # or "matched", see training/dropout.py
 

@@ -6,6 +6,7 @@ no case, so it can go wherever the model goes. The file::
     {"schema": 1,
      "contrasts": ["ADC", "TRACE", "T2"],            channel order
      "held_out": true,                               false: fold "all", the cases trained it
+     "checkpoint": "checkpoint_final.pth",           whose weights were validated, null: not saved
      "subsets": [{"present": ["ADC", "TRACE"],
                   "n": 4,                            validation cases that had exactly these
                   "dice": 0.61,                      mean over the labels
@@ -93,10 +94,15 @@ class SubsetScores:
     contrasts: tuple[str, ...]
     held_out: bool
     subsets: tuple[SubsetScore, ...]
+    checkpoint: str | None = None
 
     @classmethod
     def of(
-        cls, contrasts: Sequence[str], held_out: bool, scores: Iterable[SubsetScore]
+        cls,
+        contrasts: Sequence[str],
+        held_out: bool,
+        scores: Iterable[SubsetScore],
+        checkpoint: str | None = None,
     ) -> SubsetScores:
         """Put together scores of cases, or of subsets of them."""
         groups: dict[tuple[str, ...], list[SubsetScore]] = {}
@@ -104,13 +110,15 @@ class SubsetScores:
             groups.setdefault(score.present, []).append(score)
         order = sorted(groups, key=lambda names: (-len(names), [contrasts.index(n) for n in names]))
         pooled = tuple(SubsetScore.pooled(groups[names]) for names in order)
-        return cls(tuple(contrasts), held_out, pooled)
+        return cls(tuple(contrasts), held_out, pooled, checkpoint)
 
     @classmethod
     def of_folds(cls, folds: Sequence[SubsetScores]) -> SubsetScores:
         """The folds of a model together, each of which validated other cases."""
         scores = (score for fold in folds for score in fold.subsets)
-        return cls.of(folds[0].contrasts, all(fold.held_out for fold in folds), scores)
+        names = {fold.checkpoint for fold in folds}
+        checkpoint = names.pop() if len(names) == 1 else None
+        return cls.of(folds[0].contrasts, all(fold.held_out for fold in folds), scores, checkpoint)
 
     def find(self, present: Sequence[str]) -> SubsetScore | None:
         """The score of exactly these contrasts, None if no validation case had them."""
@@ -136,6 +144,7 @@ class SubsetScores:
             "schema": SCHEMA,
             "contrasts": list(self.contrasts),
             "held_out": self.held_out,
+            "checkpoint": self.checkpoint,
             "subsets": [score.to_json() for score in self.subsets],
         }
         temporary = path.with_suffix(".json.tmp")
@@ -167,7 +176,10 @@ class SubsetScores:
                 )
                 for entry in content["subsets"]
             ]
-            return cls.of(tuple(content["contrasts"]), bool(content["held_out"]), scores)
+            checkpoint = content.get("checkpoint")
+            return cls.of(
+                tuple(content["contrasts"]), bool(content["held_out"]), scores, checkpoint
+            )
         except FileNotFoundError:
             raise InputError(f"{path} is missing: {again}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:

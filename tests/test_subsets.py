@@ -23,7 +23,7 @@ def case(present, *dice):
 
 @pytest.fixture
 def scores():
-    return SubsetScores.of(CONTRASTS, True, [case(*row) for row in CASES])
+    return SubsetScores.of(CONTRASTS, True, [case(*row) for row in CASES], "checkpoint_best.pth")
 
 
 def test_cases_are_grouped_by_what_they_have_and_averaged_as_nnunet_does(scores):
@@ -50,7 +50,7 @@ def test_the_file_says_all_of_it_in_plain_json_and_names_no_case(scores, tmp_pat
         "dice": 0.2,
         "labels": {"core": {"n": 1, "dice": 0.2}, "edema": {"n": 0, "dice": None}},
     }
-    assert set(content) == {"schema", "contrasts", "held_out", "subsets"}
+    assert set(content) == {"schema", "contrasts", "held_out", "checkpoint", "subsets"}
 
 
 def test_folds_together_are_all_their_cases(scores):
@@ -62,8 +62,10 @@ def test_folds_together_are_all_their_cases(scores):
         for label, score in expected.labels.items():
             assert found.labels[label].n == score.n
             assert found.labels[label].dice == pytest.approx(score.dice)
-    mixed = SubsetScores.of_folds([parts[0], SubsetScores.of(CONTRASTS, False, [])])
+    mixed = SubsetScores.of_folds([scores, SubsetScores.of(CONTRASTS, False, [])])
     assert not mixed.held_out
+    assert mixed.checkpoint is None
+    assert SubsetScores.of_folds([scores, scores]).checkpoint == "checkpoint_best.pth"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ from amae_nnunet.config import Axes, ModelConfig
 from amae_nnunet.errors import ContrastError
 from amae_nnunet.networks.attention import Segments
 from amae_nnunet.networks.masking import Slots, present_contrasts
+from amae_nnunet.networks.recompute import recomputed
 from amae_nnunet.networks.tokenizer import DynamicConvTokenizer, patchify
 from amae_nnunet.networks.vit import AdaptiveViT, ViT, tap_depths
 
@@ -40,8 +42,11 @@ NEGATIVE_SLOPE = 0.01
 class ResidualBlock(nn.Module):
     """Two convolutions with instance norm and a shortcut; no bias, since the norm removes it."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Axes) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Axes, recompute: bool = False
+    ) -> None:
         super().__init__()
+        self.recompute = recompute
         z, y, x = (k // 2 for k in kernel_size)
         self.conv1 = nn.Conv3d(
             in_channels, out_channels, kernel_size, padding=(z, y, x), bias=False
@@ -58,23 +63,50 @@ class ResidualBlock(nn.Module):
                 nn.InstanceNorm3d(out_channels, affine=True),
             )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in, Z, Y, X) to (B, out, Z, Y, X)."""
-        y = F.leaky_relu(self.norm1(self.conv1(x)), NEGATIVE_SLOPE)
+    def forward(self, x: Tensor, channels: Tensor | None = None) -> Tensor:
+        """(B, in, Z, Y, X) to (B, out, Z, Y, X).
+
+        Args:
+            x: input.
+            channels: those that are not zero everywhere, if known: the others cost nothing.
+        """
+        if self.recompute:
+            return recomputed(self.residual, x, channels)
+        return self.residual(x, channels)
+
+    def residual(self, x: Tensor, channels: Tensor | None) -> Tensor:
+        """See ``forward``."""
+        y = F.leaky_relu(self.norm1(convolve(self.conv1, x, channels)), NEGATIVE_SLOPE)
         y = self.norm2(self.conv2(y))
-        return F.leaky_relu(y + self.shortcut(x), NEGATIVE_SLOPE)
+        if len(self.shortcut):
+            conv, norm = self.shortcut
+            x = norm(convolve(conv, x, channels))
+        return F.leaky_relu(y + x, NEGATIVE_SLOPE)
+
+
+def convolve(conv: Any, x: Tensor, channels: Tensor | None) -> Tensor:
+    """A convolution without a bias of (B, in, Z, Y, X), zero in all but ``channels``."""
+    if channels is None:
+        y: Tensor = conv(x)
+        return y
+    return F.conv3d(x[:, channels], conv.weight[:, channels], padding=conv.padding)
 
 
 class SkipPath(nn.Sequential):
     """From token resolution up to a level: one transposed convolution and block a stride."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, strides: Sequence[Axes], kernels: Sequence[Axes]
+        self,
+        in_channels: int,
+        out_channels: int,
+        strides: Sequence[Axes],
+        kernels: Sequence[Axes],
+        recompute: bool = False,
     ) -> None:
         steps: list[nn.Module] = []
         for stride, kernel in zip(strides, kernels, strict=True):
             steps.append(nn.ConvTranspose3d(in_channels, out_channels, stride, stride, bias=False))
-            steps.append(ResidualBlock(out_channels, out_channels, kernel))
+            steps.append(ResidualBlock(out_channels, out_channels, kernel, recompute))
             in_channels = out_channels
         super().__init__(*steps)
 
@@ -82,14 +114,20 @@ class SkipPath(nn.Sequential):
 class UNETRDecoder(nn.Module):
     """UNETR's decoder along the plan's strides. Level 0 is full resolution, level n the tokens."""
 
-    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+    def __init__(self, config: ModelConfig, num_classes: int, recompute: bool = False) -> None:
         super().__init__()
         strides, kernels, n = config.strides, config.kernel_sizes, len(config.strides)
         width = [config.feature_size * 2**level for level in range(n)] + [config.embed_dim]
         self.grid_size = config.grid_size
-        self.stem = ResidualBlock(config.num_contrasts, width[0], kernels[0])
+        self.stem = ResidualBlock(config.num_contrasts, width[0], kernels[0], recompute)
         self.skips = nn.ModuleList(
-            SkipPath(config.embed_dim, width[i], strides[: i - 1 : -1], kernels[n - 1 : i - 1 : -1])
+            SkipPath(
+                config.embed_dim,
+                width[i],
+                strides[: i - 1 : -1],
+                kernels[n - 1 : i - 1 : -1],
+                recompute,
+            )
             for i in range(1, n)
         )
         self.ups = nn.ModuleList(
@@ -97,22 +135,25 @@ class UNETRDecoder(nn.Module):
             for i in range(n)
         )
         self.fusions = nn.ModuleList(
-            ResidualBlock(2 * width[i], width[i], kernels[i]) for i in range(n)
+            ResidualBlock(2 * width[i], width[i], kernels[i], recompute) for i in range(n)
         )
         self.out = nn.Conv3d(width[0], num_classes, 1)
 
-    def forward(self, images: Tensor, states: Sequence[Tensor]) -> Tensor:
+    def forward(
+        self, images: Tensor, states: Sequence[Tensor], channels: Tensor | None = None
+    ) -> Tensor:
         """Decode.
 
         Args:
             images: (B, C, Z, Y, X), exactly zero where a contrast is absent.
             states: n hidden states (B, L, E), from shallow to deep.
+            channels: the contrasts that some study has, if known: the others cost nothing then.
 
         Returns:
             Logits (B, classes, Z, Y, X).
         """
         volumes = [state.transpose(1, 2).unflatten(2, self.grid_size) for state in states]
-        skips = [self.stem(images)]
+        skips = [self.stem(images, channels)]
         skips += [path(volume) for path, volume in zip(self.skips, volumes[:-1], strict=True)]
         y = volumes[-1]
         for level in reversed(range(len(skips))):
@@ -176,12 +217,12 @@ class AdaptiveUNETR(nn.Module):
     Absence is read from the voxels (``present_contrasts``), so stock nnU-Net can run it.
     """
 
-    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+    def __init__(self, config: ModelConfig, num_classes: int, recompute: bool = False) -> None:
         super().__init__()
         self.config = config
         self.token_size, self.num_tokens = config.token_size, config.num_tokens
-        self.encoder = AdaptiveViT(config)
-        self.decoder = UNETRDecoder(config, num_classes)
+        self.encoder = AdaptiveViT(config, recompute)
+        self.decoder = UNETRDecoder(config, num_classes, recompute)
         self.taps = tap_depths(config.depth, len(config.strides))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -199,14 +240,17 @@ class AdaptiveUNETR(nn.Module):
         position = torch.arange(self.num_tokens, device=x.device)
         states = self.encoder(voxels, contrast, position, segments, self.taps)
         slots = [state.unflatten(0, voxels.shape[:2]) for state in states]
-        return self.decoder(x, [pool_contrasts(state, study, len(x)) for state in slots])
+        pooled = [pool_contrasts(state, study, len(x)) for state in slots]
+        # A compiled graph convolves all channels, so that its shapes do not vary.
+        channels = None if torch.compiler.is_compiling() else contrast.unique()
+        return self.decoder(x, pooled, channels)
 
 
 class ChannelViT(ViT):
     """UNETR's own encoder: a token is embedded from all channels at its place."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: ModelConfig, recompute: bool = False) -> None:
+        super().__init__(config, recompute)
         self.patch_embed = nn.Linear(
             config.num_contrasts * math.prod(config.token_size), config.embed_dim
         )
@@ -225,12 +269,12 @@ class ChannelViT(ViT):
 class UNETR(nn.Module):
     """The original UNETR: contrasts as channels, zero-filled where absent."""
 
-    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+    def __init__(self, config: ModelConfig, num_classes: int, recompute: bool = False) -> None:
         super().__init__()
         self.config = config
         self.token_size = config.token_size
-        self.encoder = ChannelViT(config)
-        self.decoder = UNETRDecoder(config, num_classes)
+        self.encoder = ChannelViT(config, recompute)
+        self.decoder = UNETRDecoder(config, num_classes, recompute)
         self.taps = tap_depths(config.depth, len(config.strides))
 
     def forward(self, x: Tensor) -> Tensor:

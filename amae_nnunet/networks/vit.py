@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from amae_nnunet.config import ModelConfig
 from amae_nnunet.networks.attention import Segments, attend
 from amae_nnunet.networks.positions import PositionEmbedding
+from amae_nnunet.networks.recompute import recomputed
 from amae_nnunet.networks.tokenizer import DynamicConvTokenizer
 
 LAYER_NORM_EPS = 1e-6
@@ -52,11 +51,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """``x + Attention(LN(x))``, then ``x + MLP(LN(x))``.
-
-    With ``recompute`` (activation checkpointing) only ``x`` is kept for the backward pass, and the
-    rest is computed again there: less memory, a third more time, the same gradients.
-    """
+    """``x + Attention(LN(x))``, then ``x + MLP(LN(x))``."""
 
     def __init__(
         self, embed_dim: int, num_heads: int, mlp_ratio: float, recompute: bool = False
@@ -70,8 +65,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, segments: Segments) -> Tensor:
         """(T, E) to (T, E)."""
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self.residual, x, segments, use_reentrant=False)
+        if self.recompute:
+            return recomputed(self.residual, x, segments)
         return self.residual(x, segments)
 
     def residual(self, x: Tensor, segments: Segments) -> Tensor:

@@ -40,6 +40,7 @@ class Expected:
     required_absent: tuple[str, ...]
     score: SubsetScore | None
     held_out: bool
+    other_checkpoint: str | None = None  # the validated one, where another predicts
 
     @classmethod
     def of(
@@ -49,6 +50,7 @@ class Expected:
         contrasts: Sequence[str],
         required: Sequence[str],
         scores: SubsetScores | None,
+        checkpoint: str,
     ) -> Expected:
         """Look up the contrasts of a case.
 
@@ -58,6 +60,7 @@ class Expected:
             contrasts: of the model, in channel order.
             required: of the model's data set.
             scores: of its validation, if there is a record.
+            checkpoint: file name of the weights that predict.
         """
         present = tuple(c for c, flag in zip(contrasts, flags, strict=True) if flag)
         absent = tuple(c for c in contrasts if c not in present)
@@ -69,6 +72,7 @@ class Expected:
             tuple(missing_required(required, present)),
             (known.find(present) or known.nearest(present)) if known else None,
             known.held_out if known else False,
+            known.checkpoint if known and known.checkpoint not in (None, checkpoint) else None,
         )
 
     @property
@@ -85,6 +89,8 @@ class Expected:
         ]
         if self.score is not None and not self.held_out:
             found.append("the model was validated on the cases that it was trained on (fold all)")
+        if self.other_checkpoint:
+            found.append(f"the validation is of {self.other_checkpoint}, another checkpoint")
         return found
 
     def __str__(self) -> str:

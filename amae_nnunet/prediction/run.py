@@ -136,7 +136,14 @@ class Run:
             except Exception as error:
                 self._fail(case.name, error)
                 continue
-            expected = Expected.of(case.name, flags, model.contrasts, model.required, model.scores)
+            expected = Expected.of(
+                case.name,
+                flags,
+                model.contrasts,
+                model.required,
+                model.scores,
+                model.names["checkpoint"],
+            )
             scratch = self._scratch(case.name)
             scratch.mkdir(parents=True, exist_ok=True)
             write_json(scratch / f"{case.name}.json", expected.to_json(model.names))

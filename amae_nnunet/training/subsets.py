@@ -16,6 +16,7 @@ def subset_scores(
     present: Mapping[str, Sequence[bool]],
     dataset_json: Mapping[str, Any],
     held_out: bool,
+    checkpoint: str | None,
 ) -> SubsetScores:
     """Group the cases of a validation by the contrasts that they have.
 
@@ -24,6 +25,7 @@ def subset_scores(
         present: for each case to count, which of its channels are present.
         dataset_json: of the data set.
         held_out: the cases were not trained on.
+        checkpoint: file name of the weights that were validated, None if they were not saved.
     """
     contrasts = channel_contrasts(dataset_json)
     names = {
@@ -40,7 +42,7 @@ def subset_scores(
                 for label, metrics in entry["metrics"].items()
             }
             scores.append(SubsetScore(had, 1, labels))
-    return SubsetScores.of(contrasts, held_out, scores)
+    return SubsetScores.of(contrasts, held_out, scores, checkpoint)
 
 
 def _score(dice: float) -> Score:

@@ -106,6 +106,7 @@ class AMAETrainer(nnUNetTrainer):
         self.enable_deep_supervision = False
         self.seen_cases = SeenCases("", frozenset())
         self.weights_given = False
+        self.checkpoint_name: str | None = None  # of the file that holds the present weights
 
     @classmethod
     def build_network_architecture(
@@ -123,7 +124,8 @@ class AMAETrainer(nnUNetTrainer):
                 another number of channels than the plans' contrasts.
         """
         configuration = configuration_manager.configuration
-        config = AMAEBlock.read(configuration).model_config(configuration)
+        block = AMAEBlock.read(configuration)
+        config = block.model_config(configuration)
         if folder := folder_to_predict(sys.argv):
             endings = plans_manager.image_reader_writer_class.supported_file_endings
             check_channel_files(folder, config.contrasts, endings)
@@ -132,7 +134,8 @@ class AMAETrainer(nnUNetTrainer):
                 f"dataset.json has {num_input_channels} channels but the model knows "
                 f"{config.num_contrasts} contrasts ({', '.join(config.contrasts)})"
             )
-        return cls.network_class(config, num_output_channels)
+        recompute = block.training_config().activation_checkpointing
+        return cls.network_class(config, num_output_channels, recompute)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmUpPolyLR]:
         """AdamW (section 2.4) with nnU-Net's polynomial schedule (the paper names none)."""
@@ -167,6 +170,8 @@ class AMAETrainer(nnUNetTrainer):
             ) from None
         for group, values in zip(self.optimizer.param_groups, ours, strict=True):
             group.update(values)
+        if isinstance(filename_or_checkpoint, str):
+            self.checkpoint_name = Path(filename_or_checkpoint).name
 
     def _build_loss(self) -> nn.Module:
         """nnU-Net's loss, by default without its cross-entropy (section 2.4: Dice loss)."""
@@ -231,6 +236,11 @@ class AMAETrainer(nnUNetTrainer):
             self._load_pretrained()
         super().on_train_start()
 
+    def on_train_end(self) -> None:
+        """Stock, and take note that the weights are the final ones."""
+        super().on_train_end()
+        self.checkpoint_name = None if self.disable_checkpointing else "checkpoint_final.pth"
+
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Stock, then ``subsets.json``: what each subset of contrasts scored."""
         super().perform_actual_validation(save_probabilities)
@@ -243,7 +253,8 @@ class AMAETrainer(nnUNetTrainer):
         present = check_cases(name, data_folder, dataset_json, self.do_split()[1], report)
         folder = Path(self.output_folder)
         summary = read_json(folder / "validation" / "summary.json", "validate again with --val")
-        scores = subset_scores(summary, present, dataset_json, held_out=self.fold != "all")
+        held_out, checkpoint = self.fold != "all", self.checkpoint_name
+        scores = subset_scores(summary, present, dataset_json, held_out, checkpoint)
         scores.write(folder)
         lines = [f"{', '.join(score.present)}: {score}" for score in scores.subsets]
         report("\n  ".join(["validation by contrasts (subsets.json):", *lines]))

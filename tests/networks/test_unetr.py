@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import make_config, shake, studies
+from torch.utils.flop_counter import FlopCounterMode
 
 from amae_nnunet.errors import ContrastError
 from amae_nnunet.networks.masking import Slots
@@ -165,3 +166,45 @@ def test_only_present_contrasts_are_computed_and_the_result_is_that_of_all(confi
     found = network(x)
     assert [len(tokens) for tokens in computed] == [int(present.sum()) * config.num_tokens]
     torch.testing.assert_close(found, compute_all(network, x, present), rtol=1e-12, atol=1e-12)
+
+
+def stem_flops(network, x):
+    """Operations of the full-resolution skip in one pass."""
+    with FlopCounterMode(display=False) as counter:
+        network(x)
+    name = f"{type(network).__name__}.decoder.stem"
+    return sum(counter.get_flop_counts()[name].values())
+
+
+def test_the_skip_pays_only_for_contrasts_that_some_study_has(config):
+    network = shake(AdaptiveUNETR(config, 2))
+    stem, voxels = network.decoder.stem, 2 * np.prod(config.patch_size)
+    second = stem.conv2.weight.numel()
+    first = stem.conv1.weight.numel() + stem.shortcut[0].weight.numel()
+    for presence, share in ((["111", "100"], 1), (["100", "001"], 2 / 3), (["010", "010"], 1 / 3)):
+        x, _ = studies(config, presence)
+        assert stem_flops(network, x) == 2 * voxels * (share * first + second)
+        network.zero_grad()
+        network(x).square().sum().backward()
+        touched = stem.conv1.weight.grad.abs().sum(dim=(0, 2, 3, 4)) > 0
+        assert touched.tolist() == [any(row[c] == "1" for row in presence) for c in range(3)]
+
+
+@pytest.mark.parametrize("kind", [AdaptiveUNETR, UNETR])
+def test_activation_checkpointing_changes_no_gradient(config, kind):
+    plain, frugal = shake(kind(config, 2)), kind(config, 2, recompute=True)
+    frugal.load_state_dict(plain.state_dict())
+    x, _ = studies(config, PRESENCE)
+    runs = []
+    for network in (plain, frugal):
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, kept=kept: (kept.append(t.numel()), t)[1], lambda t: t
+        ):
+            y = network(x)
+        y.square().sum().backward()
+        runs.append((y, [p.grad for p in network.parameters()], sum(kept)))
+    (y, expected, much), (other, found, little) = runs
+    assert torch.equal(other, y)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert little < 0.6 * much

@@ -9,14 +9,14 @@ CONTRASTS = ("ADC", "TRACE", "GRE", "SWI")
 REQUIRED = ("ADC", "GRE|SWI")
 
 
-def scores(held_out=True):
+def scores(held_out=True, checkpoint="checkpoint_final.pth"):
     score = SubsetScore(("ADC", "TRACE", "SWI"), 4, {"infarct": Score(3, 0.61)})
-    return SubsetScores.of(CONTRASTS, held_out, [score])
+    return SubsetScores.of(CONTRASTS, held_out, [score], checkpoint)
 
 
 def expected(present, found=None):
     flags = [flag == "1" for flag in present]
-    return Expected.of("case_1", flags, CONTRASTS, REQUIRED, found)
+    return Expected.of("case_1", flags, CONTRASTS, REQUIRED, found, "checkpoint_final.pth")
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,10 @@ def test_the_file_has_plain_types_and_all_of_it(tmp_path):
         "model": {"folds": ["0"]},
     }
     assert expected("1100").to_json({})["validation"] is None
+
+
+def test_a_validation_of_another_checkpoint_is_warned_of():
+    assert expected("1101", scores()).warnings == []
+    assert expected("1101", scores(checkpoint=None)).warnings == []
+    (warning,) = expected("1101", scores(checkpoint="checkpoint_best.pth")).warnings
+    assert "checkpoint_best.pth" in warning

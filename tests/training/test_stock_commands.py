@@ -16,6 +16,7 @@ from conftest import DATASET, TINY
 from shell import Shell
 
 from amae_nnunet.cli import configure
+from amae_nnunet.subsets import SubsetScores
 from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
 
@@ -197,6 +198,9 @@ def test_train_folds(trained):
         for name in ("checkpoint_final.pth", "checkpoint_best.pth", "progress.png"):
             assert (folder / name).exists()
         assert "loaded the pre-trained encoder of checkpoint_final.safetensors" in log_of(folder)
+        best = (trainer, fold) == ("AMAETrainer", 1)
+        expected = f"checkpoint_{'best' if best else 'final'}.pth"
+        assert SubsetScores.read(folder).checkpoint == expected
         cases = json.loads(
             (trained.folder / "preprocessed" / DATASET / "splits_final.json").read_text()
         )[fold]["val"]
@@ -208,6 +212,7 @@ def test_train_all_without_checkpoints(trained):
     folder = result(trained, "AMAETrainer") / "fold_all"
     assert "loaded the pre-trained encoder" in log_of(folder)
     assert len(dice_of(folder)) == 6
+    assert SubsetScores.read(folder).checkpoint is None
     assert not list(folder.glob("*.pth"))
 
 
@@ -241,6 +246,8 @@ def test_train_val(trained, pretrained):
     finally:
         hidden.rename(pretrained)
     assert [dice_of(folder) for folder in folders] == before
+    names = [SubsetScores.read(folder).checkpoint for folder in folders]
+    assert names == ["checkpoint_final.pth", "checkpoint_best.pth"]
 
 
 def test_train_pretrained_weights(trained):

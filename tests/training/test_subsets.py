@@ -26,7 +26,7 @@ def test_a_summary_becomes_the_score_of_each_subset():
     rows = [("a", 0.5, 0.7), ("b", 1.0, math.nan), ("old", 0.0, 0.0)]
     summary = {"metric_per_case": [entry(case, **{"(1, 2)": w, "2": c}) for case, w, c in rows]}
     present = {"a": (True, False), "b": (True, False)}
-    scores = subset_scores(summary, present, dataset_json, held_out=True)
+    scores = subset_scores(summary, present, dataset_json, True, None)
     assert [score.present for score in scores.subsets] == [("ADC",)]
     assert scores.subsets[0].labels == {"whole": Score(2, 0.75), "core": Score(1, 0.7)}
 

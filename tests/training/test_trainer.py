@@ -59,6 +59,16 @@ def test_stock_plans_work_with_the_papers_values(make):
     assert saved["contrasts"] == ["ADC", "TRACE", "T2"]
 
 
+@pytest.mark.parametrize("kind", ["AMAETrainer", "AMAETrainerUNETR"])
+def test_activation_checkpointing_reaches_all_blocks(make, kind):
+    for wanted in (False, True):
+        trainer = make(kind, change=with_values(activation_checkpointing=wanted))
+        trainer.initialize()
+        blocks = [m for m in trainer.network.modules() if hasattr(m, "recompute")]
+        assert len(blocks) > len(trainer.network.encoder.blocks)
+        assert {block.recompute for block in blocks} == {wanted}
+
+
 def test_norms_biases_and_embeddings_do_not_decay(make):
     trainer = make()
     trainer.initialize()
