@@ -16,9 +16,9 @@ from conftest import DATASET, TINY
 from shell import Shell
 
 from amae_nnunet.cli import configure
-from amae_nnunet.subsets import SubsetScores
 from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
+from amae_nnunet.subsets import SubsetScores
 
 pytestmark = pytest.mark.slow
 
