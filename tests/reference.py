@@ -47,8 +47,9 @@ def sincos(grid, token_mm, embed_dim):
             for x in range(grid[2]):
                 row = []
                 for index, mm in zip((z, y, x), token_mm, strict=True):
-                    centre = (index + 0.5) * mm / 16.0
-                    angles = [centre / 10000 ** (k / frequencies) for k in range(frequencies)]
+                    centre = (index + 0.5) * mm
+                    periods = [32 * 16 ** (k / frequencies) for k in range(frequencies)]
+                    angles = [2 * math.pi * centre / period for period in periods]
                     row += [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
                 rows.append(row + [0.0] * (embed_dim - len(row)))
     return np.array(rows)

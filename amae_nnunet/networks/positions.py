@@ -2,14 +2,19 @@
 
 The sinusoidal one is a fixed function of the token's centre in the patch in millimetres (not in
 the paper, which has one grid): the same place has the same embedding on any grid. With c the
-centre in units of 16 mm and K = E // 6 frequencies, each axis contributes::
+centre and K = E // 6 periods from 32 mm, two tokens of 16 voxels at 1 mm, up to 512 mm, twice a
+head, each axis contributes::
 
-    sin(c * w_k), cos(c * w_k)          w_k = 10000^(-k / K),  k = 0..K-1
+    sin(2 pi c / p_k), cos(2 pi c / p_k)          p_k = 32 mm * 16^(k / K),  k = 0..K-1
 
-and what E leaves over is zero. At 1 mm and tokens of 16 voxels a unit is one token, as in ViT.
+and what E leaves over is zero. The transformer's own periods (Vaswani et al. 2017: from 2 pi to
+10000 * 2 pi tokens) would leave three of four numbers the same all over a head, and neighbouring
+tokens all but equal; what that costs a short pre-training is in ``docs/results.md``.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +23,7 @@ from torch.nn import functional as F
 from amae_nnunet.config import Axes, ModelConfig
 from amae_nnunet.networks.resample import along_axes, interpolation_matrix
 
-UNIT_MM = 16.0
+SHORTEST_MM, LONGEST_MM = 32.0, 512.0
 
 
 def sincos_positions(
@@ -34,16 +39,17 @@ def sincos_positions(
     Returns:
         (L, E) in the default dtype, tokens in (z, y, x) order.
     """
-    frequencies = embed_dim // 6
-    omega = 10000.0 ** (-torch.arange(frequencies, dtype=torch.float64) / max(1, frequencies))
+    number = embed_dim // 6
+    steps = torch.arange(number, dtype=torch.float64) / max(1, number)
+    periods = SHORTEST_MM * (LONGEST_MM / SHORTEST_MM) ** steps
     centres = torch.meshgrid(
         *(
-            (torch.arange(n, dtype=torch.float64) + 0.5) * mm / UNIT_MM
+            (torch.arange(n, dtype=torch.float64) + 0.5) * mm
             for n, mm in zip(grid_size, token_mm, strict=True)
         ),
         indexing="ij",
     )
-    angles = [centre.reshape(-1, 1) * omega for centre in centres]  # (L, K) an axis
+    angles = [2 * math.pi * centre.reshape(-1, 1) / periods for centre in centres]  # (L, K) an axis
     table = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
     return F.pad(table, (0, embed_dim - table.shape[1])).to(torch.get_default_dtype())
 

@@ -76,11 +76,20 @@ class Block(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    """MAE's initial values for a transformer: Xavier-uniform weights, zero biases."""
+    """MAE's initial values for a transformer, Xavier-uniform weights and zero biases, and one more.
+
+    Keys start equal to queries (not in the paper; after Trockman and Kolter 2023, "Mimetic
+    initialization of self-attention layers"), so that a token first attends to tokens like itself:
+    to its place in the same and in other contrasts. ``docs/results.md`` has what that gains.
+    """
     for child in module.modules():
         if isinstance(child, nn.Linear):
             nn.init.xavier_uniform_(child.weight)
             nn.init.zeros_(child.bias)
+    for child in module.modules():
+        if isinstance(child, Attention):
+            queries, keys, _ = child.qkv.weight.detach().chunk(3)
+            keys.copy_(queries)
 
 
 def tap_depths(depth: int, num_taps: int) -> list[int]:

@@ -28,6 +28,16 @@ def test_places_differ_from_each_other():
     assert distance.min() > 0.1
 
 
+def test_neighbours_are_told_apart_and_likeness_falls_with_distance():
+    """The scalar product of two places along an axis, as a share of that of a place with itself."""
+    table = sincos_positions((1, 1, 13), (16.0, 16.0, 16.0), 384)[:, 256:]
+    likeness = (table @ table[6] / (table[6] @ table[6])).tolist()
+    assert likeness[6] == pytest.approx(1)
+    assert max(likeness[5], likeness[7]) < 0.6
+    for near, far in ((6, 8), (8, 12), (6, 4), (4, 0)):
+        assert likeness[near] > likeness[far]
+
+
 def test_learned_positions_are_a_parameter_and_fixed_ones_are_not_saved():
     assert [n for n, _ in PositionEmbedding((2, 2, 2), (1, 1, 1), 12, True).named_parameters()]
     assert not PositionEmbedding((2, 2, 2), (1, 1, 1), 12).state_dict()

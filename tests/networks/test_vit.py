@@ -3,6 +3,7 @@ import reference
 import torch
 from tiny import encode_all, parameters, shake, studies
 
+from amae_nnunet.networks.mae import AdaptiveMAE
 from amae_nnunet.networks.vit import AdaptiveViT, tap_depths
 
 
@@ -31,6 +32,17 @@ def test_packed_studies_equal_one_at_a_time(config):
     packed = encode_all(encoder, config, x, present)[0]
     single = [encode_all(encoder, config, x[i : i + 1], present[i : i + 1])[0] for i in range(4)]
     torch.testing.assert_close(packed, torch.cat(single), rtol=1e-12, atol=1e-12)
+
+
+def test_a_token_first_attends_to_what_is_like_it(config):
+    """Before any training the scores of a head are a positive semi-definite likeness."""
+    for block in [*AdaptiveViT(config).blocks, *AdaptiveMAE(config).decoder_blocks]:
+        attn, x = block.attn, torch.randn(11, block.norm1.normalized_shape[0])
+        q, k, v = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1)).permute(1, 2, 0, 3)
+        scores = q @ k.transpose(1, 2)
+        torch.testing.assert_close(scores, scores.transpose(1, 2))
+        assert torch.linalg.eigvalsh(scores).min() > -1e-9
+        assert not torch.equal(k, v)
 
 
 def test_taps_are_evenly_spaced():
