@@ -20,7 +20,7 @@ trainers=${TRAINERS:-AMAETrainer AMAETrainerNoPretraining AMAETrainerUNETR AMAET
 settings=${SETTINGS:-spacing=5.16,3,3 patch_size=16,64,64 batch_size=2 num_strides=3 embed_dim=128
     depth=6 feature_size=16 decoder_embed_dim=128 decoder_depth=2 num_epochs=20 warmup_epochs=1
     iterations_per_epoch=20 val_iterations_per_epoch=2 lr=0.001 loss=dice_ce
-    pretraining.num_epochs=160 pretraining.lr=0.001 schedule=cosine}
+    pretraining.num_epochs=240 pretraining.lr=0.001 schedule=cosine}
 # Drawn once from the 28 patients with all three contrasts: 6 of 16 of site CS, 4 of 12 of site HT.
 test_cases="TCGA_CS_4941_19960909 TCGA_CS_5393_19990606 TCGA_CS_5396_20010302 TCGA_CS_6186_20000601
     TCGA_CS_6666_20011109 TCGA_CS_6669_20020102 TCGA_HT_7684_19950816 TCGA_HT_7693_19950520
