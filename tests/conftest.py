@@ -96,5 +96,5 @@ def pretrained(tiny_plans, nnunet) -> Path:
     from amae_nnunet.cli import pretrain
 
     assert pretrain.main(["950", tiny_plans, "-p", "AMAEPlans", "-device", "cpu"]) == 0
-    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__tiny"
+    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__tiny" / "fold_all"
     return folder / "checkpoint_final.safetensors"

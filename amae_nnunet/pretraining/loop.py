@@ -187,7 +187,7 @@ def prepare(dataset: PreprocessedDataset, options: Options) -> tuple[Run, list[S
     contrasts, studies = ranks.from_first(
         lambda: gather_studies(dataset, options.fold, options.unlabeled, options.processes)
     )
-    folder = results_folder(dataset)
+    folder = results_folder(dataset, options.fold)
     run = new_run(dataset, contrasts, studies, folder, options.device, ranks, options.shard)
     config = run.model.config
     log.info(
@@ -203,10 +203,10 @@ def prepare(dataset: PreprocessedDataset, options: Options) -> tuple[Run, list[S
     return run, studies, Batches.of(crops, run.config, ranks)
 
 
-def results_folder(dataset: PreprocessedDataset) -> Path:
-    """Where the run of a data set, its plans and its configuration keeps its results."""
+def results_folder(dataset: PreprocessedDataset, fold: str) -> Path:
+    """Where the run of a data set, its plans, its configuration and a fold keeps its results."""
     plans, configuration = dataset.plans["plans_name"], dataset.configuration_name
-    return pretraining_folder(dataset.name, plans, configuration)
+    return pretraining_folder(dataset.name, plans, configuration, fold)
 
 
 def _check_new(folder: Path) -> None:
@@ -230,7 +230,7 @@ def pretrain(dataset: PreprocessedDataset, options: Options, resume: bool = Fals
         AMAEError: see ``prepare``, ``load_state``, ``train``.
         Stopped: by a signal.
     """
-    folder = results_folder(dataset)
+    folder = results_folder(dataset, options.fold)
     if not resume:
         options.ranks.from_first(lambda: _check_new(folder))
     run, studies, batches = prepare(dataset, options)

@@ -138,7 +138,7 @@ def test_a_checkpoint_brings_its_model_values_its_hash_and_its_place(nnunet, pre
     config = opened.block.model_config(opened.configuration)
     assert (config.embed_dim, config.depth, config.feature_size) == (12, 2, 3)
     assert opened.block.checkpoint["path"] == (
-        f"{DATASET}/AMAEPretraining__AMAEPlans__tiny/checkpoint_final.safetensors"
+        f"{DATASET}/AMAEPretraining__AMAEPlans__tiny/fold_all/checkpoint_final.safetensors"
     )
     assert len(opened.block.checkpoint["sha256"]) == 64
     assert main([*words, "embed_dim=24"]) == 2

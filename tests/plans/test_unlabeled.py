@@ -206,7 +206,7 @@ def test_the_checkpoint_of_the_union_loads_by_name_and_warns(nnunet, more, done)
     assert configure.main(["950", "3d_fullres", "--name", "union", *TINY]) == 0
     base = ["950", "union", "-p", "AMAEPlans", "-device", "cpu", "-np", "1"]
     assert pretrain.main([*base, "--unlabeled", "940"]) == 0
-    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__union"
+    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__union" / "fold_all"
     checkpoint = read_checkpoint(folder / "checkpoint_final.safetensors")
     assert checkpoint.config.contrasts == ("ADC", "TRACE", "T2", "FLAIR")
     assert checkpoint.facts["num_cases"] == 11

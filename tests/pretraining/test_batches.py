@@ -131,7 +131,7 @@ def losses(nnunet, name, *words):
     code = pretrain.main(["950", name, "-p", "AMAEPlans", "-device", "cpu"])
     if code:
         return code
-    folder = nnunet / "results" / DATASET / f"AMAEPretraining__AMAEPlans__{name}"
+    folder = nnunet / "results" / DATASET / f"AMAEPretraining__AMAEPlans__{name}" / "fold_all"
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [(line["loss"], *line["contrast_loss"].values()) for line in lines]
 
