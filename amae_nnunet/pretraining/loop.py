@@ -46,7 +46,9 @@ from amae_nnunet.pretraining.skill import alarm
 from amae_nnunet.pretraining.state import (
     LATEST_NAME,
     PREVIOUS_NAME,
+    SavedState,
     check_finite,
+    find_state,
     load_state,
     save_state,
 )
@@ -177,16 +179,29 @@ class Options:
     shard: bool = False
 
 
-def prepare(dataset: PreprocessedDataset, options: Options) -> tuple[Run, list[Study], Batches]:
+def prepare(
+    dataset: PreprocessedDataset, options: Options, saved: SavedState | None = None
+) -> tuple[Run, list[Study], Batches]:
     """A run that has done nothing yet, its studies and its batches; nothing is written of it.
 
+    Args:
+        dataset: opened.
+        options: of the run.
+        saved: of an earlier run, whose studies are taken.
+
     Raises:
-        AMAEError: see ``gather_studies``, ``new_run``, ``Batches.of``.
+        AMAEError: see ``gather_studies``, ``SavedState.studies_of_run``, ``new_run``,
+            ``Batches.of``.
     """
+
+    def gather() -> tuple[tuple[str, ...], list[Study]]:
+        contrasts, studies = gather_studies(
+            dataset, options.fold, options.unlabeled, options.processes
+        )
+        return contrasts, saved.studies_of_run(studies) if saved else studies
+
     ranks = options.ranks
-    contrasts, studies = ranks.from_first(
-        lambda: gather_studies(dataset, options.fold, options.unlabeled, options.processes)
-    )
+    contrasts, studies = ranks.from_first(gather)
     folder = results_folder(dataset, options.fold)
     run = new_run(dataset, contrasts, studies, folder, options.device, ranks, options.shard)
     config = run.model.config
@@ -209,10 +224,14 @@ def results_folder(dataset: PreprocessedDataset, fold: str) -> Path:
     return pretraining_folder(dataset.name, plans, configuration, fold)
 
 
-def _check_new(folder: Path) -> None:
+def _state_in(folder: Path, resume: bool) -> SavedState | None:
+    """The state to continue from, if that is wanted; else there must be none."""
+    if resume:
+        return find_state(folder)
     names = (LATEST_NAME, PREVIOUS_NAME, CHECKPOINT_NAME)
     if any((folder / name).exists() for name in names):
         raise ConfigError(f"{folder} holds a pre-training: continue it with --c, or delete it")
+    return None
 
 
 def pretrain(dataset: PreprocessedDataset, options: Options, resume: bool = False) -> Path:
@@ -227,15 +246,15 @@ def pretrain(dataset: PreprocessedDataset, options: Options, resume: bool = Fals
         Path of the final checkpoint.
 
     Raises:
-        AMAEError: see ``prepare``, ``load_state``, ``train``.
+        AMAEError: see ``find_state``, ``prepare``, ``load_state``, ``train``.
         Stopped: by a signal.
     """
     folder = results_folder(dataset, options.fold)
-    if not resume:
-        options.ranks.from_first(lambda: _check_new(folder))
-    run, studies, batches = prepare(dataset, options)
+    saved = options.ranks.from_first(lambda: _state_in(folder, resume))
+    run, studies, batches = prepare(dataset, options, saved)
     folder.mkdir(parents=True, exist_ok=True)
-    if load_state(run):
+    if saved:
+        load_state(run, saved)
         log.info("continuing after step %d of %d", run.step, run.steps)
     artist = options.ranks.from_first(
         lambda: Artist(dataset, options.fold, studies, options.pictures)

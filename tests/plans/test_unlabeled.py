@@ -10,14 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 import nibabel
 import numpy as np
 import pytest
-from conftest import DATASET, TEMPLATE
+from conftest import DATASET, MORE, ORDER
 from deadly import dies_on_two
 
-from amae_nnunet.cli import convert
 from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.errors import ConfigError, InputError
 from amae_nnunet.lock import locked
-from amae_nnunet.phantom.dataset import write_studies
 from amae_nnunet.plans import unlabeled
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
 from amae_nnunet.plans.unlabeled import preprocess_unlabeled
@@ -25,36 +23,13 @@ from amae_nnunet.pretraining.studies import gather_studies
 
 pytestmark = pytest.mark.slow  # processes, or real work for half a minute
 
-MORE = "Dataset940_More"
-ORDER = ("FLAIR", "T2", "TRACE")  # another order, one that 950 lacks, and ADC is missing
-
-
-@pytest.fixture(scope="module")
-def more(nnunet, dataset, tiny_plans):
-    """Name of an unlabelled data set of five cases, of which some lack T2."""
-    write_studies(
-        nnunet / "more", 5, 3, ORDER, (16, 32, 32), (6.0, 5.0, 5.0),
-        {"FLAIR": 1.0, "T2": 0.5, "TRACE": 1.0}, prefix="more",
-    )  # fmt: skip
-    template = {
-        "name": "More",
-        "description": "phantom studies without labels",
-        "contrasts": {name: [f"{name}.nii.gz"] for name in ORDER},
-        "required": [],
-        "label": TEMPLATE["label"],
-    }
-    (nnunet / "More.json").write_text(json.dumps(template))
-    words = f"-i {nnunet / 'more'} -d 940 -n More -t {nnunet / 'More.json'} -np 1"
-    assert convert.main([*words.split(), "--split", "unlabeled"]) == 0
-    return MORE
-
 
 def opened(plans="AMAEPlans", configuration="tiny"):
     return PreprocessedDataset.open("950", configuration, plans)
 
 
 @pytest.fixture(scope="module")
-def done(more):
+def done(more, tiny_plans):
     return preprocess_unlabeled(opened(), more, 1)
 
 

@@ -223,6 +223,32 @@ def test_a_run_that_would_not_be_the_same_is_refused(nnunet, whole, capsys, word
     assert re.search(message, capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("words", [[], ["pretraining.slot_budget=4"]])
+def test_studies_that_came_since_are_left_out_and_the_run_continues_bit_by_bit(
+    nnunet, more, monkeypatch, caplog, capsys, words
+):
+    """An unlabelled case is repaired while the run is interrupted; then another one is gone."""
+    number = 943 + len(words)
+    copied = shutil.copytree(nnunet / "raw" / more, nnunet / "raw" / f"Dataset{number}_Late")
+    broken, other = (copied / "imagesTr" / f"more_00{n}_0001.nii.gz" for n in (2, 4))
+    aside = broken.rename(nnunet / broken.name)
+    flags = ["--unlabeled", str(number), "-np", "1"]
+    names = [configured(f"{kind}_{number}", *WORDS, *words) for kind in ("straight", "late")]
+    assert pretrain.main(arguments(names[0], *flags)) == 0
+    stopped_after(monkeypatch, names[1], 33, *flags)
+    aside.rename(broken)
+    assert pretrain.main(arguments(names[1], *flags, "--c")) == 0
+    assert "1 of 11 studies came after this run began and are left out" in caplog.text
+    folders = [folder_of(nnunet, name) for name in names]
+    assert_equal_to(*folders)
+    facts = [read_checkpoint(f / "checkpoint_final.safetensors").facts for f in folders]
+    assert facts[0]["seen_cases"] == facts[1]["seen_cases"]
+    other.unlink()
+    capsys.readouterr()
+    assert pretrain.main(arguments(names[1], *flags, "--c")) == 5
+    assert "was trained on 10 studies, of which 1 are gone" in capsys.readouterr().err
+
+
 def test_rate_decay_and_length_may_change(nnunet, whole):
     name = configured("longer", *WORDS, "pretraining.num_epochs=4", "pretraining.weight_decay=0.5")
     folder = folder_of(nnunet, name)
