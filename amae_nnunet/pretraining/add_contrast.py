@@ -200,7 +200,7 @@ def fit_contrast(
             for group in optimizer.param_groups:
                 group["lr"] = fit.lr * 0.5 * (1 + math.cos(math.pi * step / fit.steps))
             slots, masked = masks_of(present, seeds.tolist(), config.num_tokens, mask_ratio)
-            loss = run_model(model, x.to(device), slots, masked, config).loss
+            loss = run_model(model, x.to(device).float(), slots, masked, config).loss
             if not math.isfinite(loss.item()):
                 raise AMAEError(f"the loss became {loss.item()} in step {step}: nothing is written")
             optimizer.zero_grad(set_to_none=True)
