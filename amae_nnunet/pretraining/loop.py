@@ -16,10 +16,8 @@ an uninterrupted one would have done. Of several processes all train, and the fi
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +25,7 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from amae_nnunet.errors import AMAEError, ConfigError
+from amae_nnunet.errors import ConfigError
 from amae_nnunet.networks.checkpoint import save_checkpoint
 from amae_nnunet.plans.preprocessed import (
     CHECKPOINT_NAME,
@@ -39,6 +37,7 @@ from amae_nnunet.pretraining.batches import Batches
 from amae_nnunet.pretraining.data import RandomCrops, crop_loader
 from amae_nnunet.pretraining.files import whole_file
 from amae_nnunet.pretraining.metrics import EpochRecord, write_rows
+from amae_nnunet.pretraining.mishaps import in_one_line
 from amae_nnunet.pretraining.parallel import whole_model
 from amae_nnunet.pretraining.ranks import Ranks
 from amae_nnunet.pretraining.run import Run, checkpoint_facts, new_run
@@ -59,6 +58,7 @@ from amae_nnunet.pretraining.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
 
+CONTINUE = "continue with --c"
 SAVE_SECONDS = 900.0  # of a long epoch, after which the state is saved; not in the paper
 
 
@@ -83,6 +83,7 @@ def end_epoch(run: Run) -> None:
     save_state(run)
 
 
+@in_one_line(CONTINUE)
 def train(run: Run, batches: Batches, num_workers: int, draw: Callable[[Run], None]) -> None:
     """All steps that are left.
 
@@ -98,7 +99,7 @@ def train(run: Run, batches: Batches, num_workers: int, draw: Callable[[Run], No
     """
     passes = batches.own(run.step, run.steps)
     loader = crop_loader(batches.crops, passes, num_workers, run.device.type == "cuda")
-    with _readers(), _Bar(run) as bar, StopSignals() as signals, logging_redirect_tqdm():
+    with _Bar(run) as bar, StopSignals() as signals, logging_redirect_tqdm():
         with signals_held():
             parts = iter(loader)
         for batch in zip(*[parts] * batches.own_passes, strict=True):
@@ -130,26 +131,6 @@ class _Bar(tqdm):
         loss = f"{run.record.loss(2):.4f}"
         self.set_postfix({"epoch": run.epoch, "loss": loss, "studies/s": speed}, refresh=False)
         self.update()
-
-
-@contextmanager
-def _readers() -> Iterator[None]:
-    """A context in which the death of a process that reads studies, or its silence, is one line."""
-    try:
-        yield
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
-            raise
-        what = "died, perhaps out of memory"
-        if "timed out" in str(error):
-            what = "hangs (is the disk, or /tmp, full or gone?)"
-            for process in multiprocessing.active_children():
-                process.kill()  # it ignores what torch sends, and the command would wait for it
-                process.join()
-        raise AMAEError(
-            f"a process that reads studies {what}: continue with --c and fewer "
-            "of them (export nnUNet_n_proc_DA=2)"
-        ) from None
 
 
 @dataclass(frozen=True)
@@ -262,8 +243,13 @@ def pretrain(dataset: PreprocessedDataset, options: Options, resume: bool = Fals
     if options.tensorboard and run.ranks.rank == 0:
         artist.board = TensorBoard(folder, run.epoch)
     train(run, batches, options.num_workers, artist)
-    path, model = folder / CHECKPOINT_NAME, whole_model(run.model, run.ranks.rank == 0)
+    return _write_checkpoint(run, dataset, options.fold)
+
+
+@in_one_line(CONTINUE)
+def _write_checkpoint(run: Run, dataset: PreprocessedDataset, fold: str) -> Path:
+    path, model = run.folder / CHECKPOINT_NAME, whole_model(run.model, run.ranks.rank == 0)
     if run.ranks.rank == 0:
         with whole_file(path) as temporary:
-            save_checkpoint(temporary, model, checkpoint_facts(run, dataset, options.fold))
+            save_checkpoint(temporary, model, checkpoint_facts(run, dataset, fold))
     return path

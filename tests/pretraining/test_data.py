@@ -15,7 +15,8 @@ from amae_nnunet.errors import AMAEError
 from amae_nnunet.plans.preprocessed import PreprocessedDataset, travel_record
 from amae_nnunet.pretraining import data
 from amae_nnunet.pretraining.data import RandomCrops, collate, crop_loader, cut
-from amae_nnunet.pretraining.loop import Options, _readers, prepare
+from amae_nnunet.pretraining.loop import CONTINUE, Options, prepare
+from amae_nnunet.pretraining.mishaps import in_one_line
 from amae_nnunet.pretraining.step import accumulate
 from amae_nnunet.pretraining.stop import SIGNALS, signals_held
 from amae_nnunet.pretraining.studies import Study, gather_studies
@@ -85,7 +86,7 @@ def test_a_worker_that_hangs_ends_the_run(opened, tmp_path, monkeypatch):
     crops = RandomCrops([Study("Dataset", "case", tmp_path, (0,), (0,))], 1, (4, 4, 4), seed=0)
     monkeypatch.setattr(data, "_LONGEST_READ", 8)
     wanted = "hangs .* continue with --c"
-    with pytest.raises(AMAEError, match=wanted), _readers():
+    with pytest.raises(AMAEError, match=wanted), in_one_line(CONTINUE):
         list(crop_loader(crops, [[0, 1]], num_workers=1, pin_memory=False))
     assert multiprocessing.active_children() == []
 

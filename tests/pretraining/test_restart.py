@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from pretraining.test_loop import configured, folder_of
+from shell import small_disk
 
 from amae_nnunet.cli import configure, pretrain
 from amae_nnunet.networks.checkpoint import read_checkpoint
@@ -261,15 +262,6 @@ def test_rate_decay_and_length_may_change(nnunet, whole):
     saved = torch.load(folder / "checkpoint_latest.pth", weights_only=True)
     decays = [group["weight_decay"] for group in saved["optimizer_state"]["param_groups"]]
     assert decays == [0.5, 0.0]
-
-
-def small_disk(megabytes, mount):
-    """Words that run a command with a small file system of its own mounted at ``mount``."""
-    script = f'mount -t tmpfs -o size={megabytes}k none "{mount}" && shift && exec "$@"'
-    prefix = ["unshare", "-m", "-r", "sh", "-c", script, "sh", "x"]
-    if not shutil.which("unshare") or subprocess.run([*prefix, "true"], check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    return prefix
 
 
 @pytest.mark.slow
