@@ -97,13 +97,14 @@ def train(run: Run, batches: Batches, num_workers: int, draw: Callable[[Run], No
         Stopped: by a signal; the state is saved.
         AMAEError: the loss is not finite, the disk is full, or a process that reads data died.
     """
-    passes = batches.own(run.step, run.steps)
+    passes = batches.own(run.step, run.steps, run.position)
     loader = crop_loader(batches.crops, passes, num_workers, run.device.type == "cuda")
     with _Bar(run) as bar, StopSignals() as signals, logging_redirect_tqdm():
         with signals_held():
             parts = iter(loader)
         for batch in zip(*[parts] * batches.own_passes, strict=True):
             train_step(run, batch)
+            run.position = batches.position(run.step)
             bar.show(run)
             due = time.monotonic() - run.saved > SAVE_SECONDS
             stop, save = run.ranks.largest([signals.number, due])  # all do the same

@@ -1,9 +1,11 @@
 """The state of a run on disk, from which it continues bit by bit (not in the paper).
 
 Batches, masks and learning rates are functions of the seed and the step, and nothing else in a step
-is drawn at random. So weights, optimizer and step are the whole state, with the losses of the
-epoch that has begun. It holds tensors and plain values only, whole, however many processes there
-are. The state before is kept; it is taken, with a warning, where the latest one is damaged.
+is drawn at random. So weights, optimizer and step are the whole state, with the losses of the epoch
+that has begun. Where batches are set by slots, the studies that wait for one are kept as well, so
+that nothing is counted again. A state holds tensors and plain values only, whole, however many
+processes there are. The state before is kept; it is taken, with a warning, where the latest one is
+damaged.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import torch
 from amae_nnunet.config import ModelConfig
 from amae_nnunet.errors import AMAEError, CheckpointError, ConfigError
 from amae_nnunet.plans.seen import SeenCases
+from amae_nnunet.pretraining.batches import Position
 from amae_nnunet.pretraining.files import whole_file
 from amae_nnunet.pretraining.metrics import EpochRecord, read_rows
 from amae_nnunet.pretraining.parallel import gathered, load_optimizer, load_weights, local
@@ -79,6 +82,7 @@ def save_state(run: Run) -> None:
         "epoch": run.epoch,
         "iteration": run.iteration,
         "record": run.record.state(),
+        "position": run.position.to_json() if run.position else None,
         "network_weights": gathered(run.model.state_dict(), wanted=first),
         "optimizer_state": gathered(run.optimizer.state_dict(), wanted=first),
     }
@@ -134,6 +138,8 @@ def load_state(run: Run, saved: SavedState) -> None:
         group["weight_decay"] = decay  # the plans' value, which may have been changed
     run.epoch, run.iteration = state["epoch"], state["iteration"]
     run.record = EpochRecord.from_state(state["record"])
+    position = state.get("position")
+    run.position = Position.from_json(position) if position else None
     run.rows = read_rows(run.folder, run.epoch)
 
 
