@@ -192,7 +192,8 @@ class ModelConfig:
         num_strides = rest.pop("num_strides", 0)
         encoder = rest.pop("encoder", "base")
         _require(
-            encoder in ENCODERS, f"encoder={encoder!r} is not one of {', '.join(sorted(ENCODERS))}"
+            str(encoder) in ENCODERS,
+            f"encoder={encoder!r} is not one of {', '.join(sorted(ENCODERS))}",
         )
         architecture = configuration["architecture"]["arch_kwargs"]
         strides = token_strides(architecture["strides"], patch_size, num_strides)

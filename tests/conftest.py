@@ -14,6 +14,8 @@ import torch
 from amae_nnunet.phantom.dataset import write_studies
 
 DATASET = "Dataset950_Small"
+MORE = "Dataset940_More"
+ORDER = ("FLAIR", "T2", "TRACE")  # of 940: another order, one that 950 lacks, and ADC is missing
 TEMPLATE = {
     "name": "Small",
     "description": "phantom studies",
@@ -96,5 +98,27 @@ def pretrained(tiny_plans, nnunet) -> Path:
     from amae_nnunet.cli import pretrain
 
     assert pretrain.main(["950", tiny_plans, "-p", "AMAEPlans", "-device", "cpu"]) == 0
-    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__tiny"
+    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__tiny" / "fold_all"
     return folder / "checkpoint_final.safetensors"
+
+
+@pytest.fixture(scope="session")
+def more(nnunet, dataset) -> str:
+    """Name of an unlabelled data set of five cases, of which some lack T2."""
+    from amae_nnunet.cli import convert
+
+    write_studies(
+        nnunet / "more", 5, 3, ORDER, (16, 32, 32), (6.0, 5.0, 5.0),
+        {"FLAIR": 1.0, "T2": 0.5, "TRACE": 1.0}, prefix="more",
+    )  # fmt: skip
+    template = {
+        "name": "More",
+        "description": "phantom studies without labels",
+        "contrasts": {name: [f"{name}.nii.gz"] for name in ORDER},
+        "required": [],
+        "label": TEMPLATE["label"],
+    }
+    (nnunet / "More.json").write_text(json.dumps(template))
+    words = f"-i {nnunet / 'more'} -d 940 -n More -t {nnunet / 'More.json'} -np 1"
+    assert convert.main([*words.split(), "--split", "unlabeled"]) == 0
+    return MORE

@@ -1,10 +1,13 @@
 """Commands run as a user runs them: the installed scripts, each in a fresh process."""
 
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
 
 STOCK_TRAINER = Path(__file__).parent.parent / "scripts" / "stock_trainer"
 
@@ -47,3 +50,12 @@ class Shell:
         """The outputs of commands of which none needs another, two at a time."""
         with ThreadPoolExecutor(2) as pool:
             return list(pool.map(lambda command: self.run(command, code), commands))
+
+
+def small_disk(kilobytes, mount):
+    """Words that run a command with a small file system of its own mounted at ``mount``."""
+    script = f'mount -t tmpfs -o size={kilobytes}k none "{mount}" && shift && exec "$@"'
+    prefix = ["unshare", "-m", "-r", "sh", "-c", script, "sh", "x"]
+    if not shutil.which("unshare") or subprocess.run([*prefix, "true"], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    return prefix

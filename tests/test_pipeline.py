@@ -107,7 +107,7 @@ def test_a_model_folder_moved_elsewhere_predicts_the_same_without_the_checkpoint
 
 def test_a_checkpoint_fine_tunes_another_configuration_through_the_plans(trained):
     """With tokens of another size, and with the rates of its layers apart."""
-    checkpoint = next(trained.folder.glob("results/*/AMAEPretraining*/*.safetensors"))
+    checkpoint = next(trained.folder.glob("results/*/AMAEPretraining*/fold_all/*.safetensors"))
     short = "num_epochs=2 iterations_per_epoch=1 val_iterations_per_epoch=1 feature_size=2"
     output = trained.run(
         f"amae-nnunet-configure 951 3d_fullres -o FinePlans --checkpoint {checkpoint} {short} "
@@ -121,7 +121,7 @@ def test_a_checkpoint_fine_tunes_another_configuration_through_the_plans(trained
 
 def test_no_result_names_the_place_of_another_file_or_a_training_case(trained):
     folder = trained.folder / "results" / "Dataset951_Small"
-    for path in [*folder.rglob("plans.json"), *folder.glob("AMAEPretraining*/*.json*")]:
+    for path in [*folder.rglob("plans.json"), *folder.glob("AMAEPretraining*/*/*.json*")]:
         text = path.read_text()
         assert str(trained.folder) not in text
         assert "case_0" not in text

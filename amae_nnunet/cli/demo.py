@@ -203,8 +203,6 @@ def _report(folder: Path) -> None:
     )
     print(f"\n{table}\n")
     print(f"picture: {folder / 'demo.png'}")
-    pretraining = (
-        folder / "results" / f"Dataset{DATASET}_Demo" / "AMAEPretraining__AMAEPlans__3d_fullres"
-    )
-    for picture in sorted(pretraining.glob("*.png")):
+    results = folder / "results" / f"Dataset{DATASET}_Demo"
+    for picture in sorted(results.glob("AMAEPretraining__*/fold_all/*.png")):
         print(f"picture: {picture}")

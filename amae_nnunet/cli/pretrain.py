@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 All values of the model and the training are set with amae-nnunet-configure. The checkpoint goes to
-$nnUNet_results/DATASET/AMAEPretraining__PLANS__CONFIGURATION/, where AMAETrainer finds it.
+$nnUNet_results/DATASET/AMAEPretraining__PLANS__CONFIGURATION/fold_FOLD/, where AMAETrainer
+finds it: fold 0 takes fold_0, or else fold_all.
 
 examples:
   amae-nnunet-pretrain 501 3d_fullres
@@ -74,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--checkpoint",
         type=Path,
-        help="to add it to (default: what the pre-training of this configuration wrote)",
+        help="to add it to (default: what the pre-training of this configuration and fold wrote)",
     )
     parser.add_argument("--c", dest="resume", action="store_true", help="continue a stopped run")
     parser.add_argument(
@@ -141,7 +142,8 @@ def _pretrain_on(args: argparse.Namespace, ranks: Ranks, device: torch.device) -
     say(f"wrote {path}")
     plans = f" -p {args.plans}" if args.plans != "nnUNetPlans" else ""
     number = dataset.name[7:10]
-    say(f"next: nnUNetv2_train {number} {args.configuration} 0 -tr AMAETrainer{plans}")
+    fold = "0" if args.fold == "all" else args.fold
+    say(f"next: nnUNetv2_train {number} {args.configuration} {fold} -tr AMAETrainer{plans}")
     return 0
 
 
@@ -150,7 +152,7 @@ def _add_contrast(args: argparse.Namespace, dataset: PreprocessedDataset, option
     from amae_nnunet.pretraining.add_contrast import add_contrast
     from amae_nnunet.pretraining.loop import results_folder
 
-    source = args.checkpoint or results_folder(dataset) / CHECKPOINT_NAME
+    source = args.checkpoint or results_folder(dataset, args.fold) / CHECKPOINT_NAME
     path = add_contrast(source, args.add_contrast, dataset, options)
     print(f"wrote {path}")
     number = dataset.name[7:10]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from amae_nnunet.config import (
+    ENCODERS,
     ModelConfig,
     PretrainingConfig,
     TrainingConfig,
@@ -197,8 +198,12 @@ def _block(
 ) -> AMAEBlock:
     """The new block: the one already there, changed by the settings."""
     old = dataset.block
-    model = {**old.model, **settings["model"]}
+    wanted = settings["model"]
     checkpoint = old.checkpoint
+    if pretrained is None and checkpoint:
+        wanted = _free(wanted, old.model)
+    named = ENCODERS.get(str(wanted.get("encoder")), {})
+    model = {**{key: value for key, value in old.model.items() if key not in named}, **wanted}
     if pretrained is not None:
         ContrastMatch.of(old.contrasts, pretrained.config.contrasts)
         theirs = {
@@ -209,12 +214,8 @@ def _block(
         strides, count = _strides(dataset), len(pretrained.config.strides)
         if stride_product(strides[1 : count + 1]) == pretrained.config.token_size:
             theirs["num_strides"] = count
-        for key, value in settings["model"].items():
-            if key not in _FREE and theirs.get(key, value) != value:
-                raise ConfigError(
-                    f"{key}={value} but the checkpoint has {theirs[key]}: leave it out"
-                )
-        model = {**theirs, **{key: value for key, value in model.items() if key in _FREE}}
+        free = {key: value for key, value in old.model.items() if key in _FREE}
+        model = {**theirs, **free, **_free(wanted, theirs)}
         checkpoint = {"path": pretrained.path, "sha256": pretrained.sha256}
     return AMAEBlock(
         contrasts=old.contrasts,
@@ -223,3 +224,23 @@ def _block(
         training={**old.training, **settings["training"]},
         checkpoint=checkpoint,
     )
+
+
+def _free(wanted: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """The wanted model values that a checkpoint leaves free; the others must be its own.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for key, value in wanted.items():
+        values = {key: value}
+        if key == "encoder":
+            values = dict(ENCODERS.get(str(value), dict.fromkeys(ENCODERS["base"], "")))
+        wrong = [k for k, v in values.items() if k not in _FREE and fixed.get(k, v) != v]
+        if wrong:
+            theirs = ", ".join(f"{k}={fixed[k]}" for k in wrong)
+            raise ConfigError(
+                f"{key}={value}, but the checkpoint fixes {theirs}: leave {key} out, or start "
+                "plans without the checkpoint (-o NAME)"
+            )
+    return {key: value for key, value in wanted.items() if key in _FREE}

@@ -37,10 +37,20 @@ def nnunet_folder(variable: str) -> Path:
     return Path(value)
 
 
-def pretraining_folder(name: str, plans_name: str, configuration: str) -> Path:
-    """Where the pre-training of a data set, plans and configuration keeps its results."""
-    folder = f"AMAEPretraining__{plans_name}__{configuration}"
-    return nnunet_folder("nnUNet_results") / name / folder
+def pretraining_folder(name: str, plans_name: str, configuration: str, fold: str) -> Path:
+    """Where the pre-training of a data set, plans, configuration and fold keeps its results.
+
+    Raises:
+        ConfigError: the folder above holds a pre-training, as before there was one a fold.
+    """
+    folder = nnunet_folder("nnUNet_results") / name
+    folder /= f"AMAEPretraining__{plans_name}__{configuration}"
+    if any(folder.glob("checkpoint_*")):
+        raise ConfigError(
+            f"{folder} holds a pre-training itself: move its files to {folder / 'fold_all'} (or "
+            "fold_0, ..., if it was run with -f 0, ...)"
+        )
+    return folder / f"fold_{fold}"
 
 
 def dataset_name(name_or_id: str) -> str:
@@ -168,7 +178,7 @@ class PreprocessedDataset:
             splits = generate_crossval_split(cases, seed=12345, n_splits=5)
             path.write_text(json.dumps(splits, indent=4), encoding="utf-8")
         splits = json.loads(path.read_text(encoding="utf-8"))
-        if not fold.isdecimal() or int(fold) >= len(splits):
+        if fold not in map(str, range(len(splits))):
             raise ConfigError(f"fold {fold}: give 'all' or a number under {len(splits)}")
         training = sorted(splits[int(fold)]["train"])
         missing = sorted(set(training) - set(cases))

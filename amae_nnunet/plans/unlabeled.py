@@ -4,7 +4,7 @@ nnU-Net plans and preprocesses labelled data sets only; its preprocessor itself 
 cases of ``nnUNet_raw/Dataset500_More/imagesTr`` go to::
 
     nnUNet_preprocessed/Dataset501_Infarct/unlabeled/DATA_IDENTIFIER/Dataset500_More/
-        CASE.b2nd, CASE_seg.b2nd, CASE.pkl    as nnU-Net writes them
+        CASE.b2nd, CASE_seg.b2nd, CASE.pkl    as nnU-Net writes them, in half precision
         cases.jsonl                           one line a case that is done
         failures.jsonl                        one line a case that could not be
 
@@ -37,6 +37,7 @@ from amae_nnunet.contrasts import FILE_NAME, ContrastRecord, check_contrast_name
 from amae_nnunet.errors import AMAEError, InputError
 from amae_nnunet.lock import locked
 from amae_nnunet.plans.block import channel_contrasts
+from amae_nnunet.plans.half import in_half, small_blocks
 from amae_nnunet.plans.preprocessed import (
     NORMALIZATION,
     PreprocessedDataset,
@@ -223,16 +224,14 @@ def _preprocess(job: _Job) -> dict[str, int]:
 
     shutil.rmtree(job.scratch, ignore_errors=True)
     job.scratch.mkdir(parents=True)
-    DefaultPreprocessor(verbose=False).run_case_save(
-        str(job.scratch / job.case),
+    data, seg, properties = DefaultPreprocessor(verbose=False).run_case(
         [str(path) for path in job.files],
         None,
         PlansManager(job.plans),
         ConfigurationManager(job.configuration),
         job.dataset_json,
     )
-    data = nnUNetDatasetBlosc2(str(job.scratch), [job.case]).load_case(job.case)[0]
-    if not all(np.isfinite(data[c]).all() for c in range(data.shape[0])):
+    if not np.isfinite(data).all():
         raise InputError("a voxel is NaN or infinite: repair the file and convert it again")
     flags = nonzero_channels(data)
     if not any(flags):
@@ -241,6 +240,13 @@ def _preprocess(job: _Job) -> dict[str, int]:
         record = ContrastRecord(job.contrasts)
         record.add(job.case, job.recorded, "unlabeled", job.case)
         record.check_voxels(job.case, flags)
+    nnUNetDatasetBlosc2.save_case(
+        in_half(data),
+        seg.astype(np.int16),
+        properties,
+        str(job.scratch / job.case),
+        **small_blocks(data.shape),
+    )
     return {name: c for c, name in enumerate(job.contrasts) if flags[c]}
 
 

@@ -36,6 +36,7 @@ from amae_nnunet.plans.seen import SeenCases
 from amae_nnunet.pretraining.data import RandomCrops, crop_loader
 from amae_nnunet.pretraining.files import whole_file
 from amae_nnunet.pretraining.loop import Options
+from amae_nnunet.pretraining.mishaps import in_one_line
 from amae_nnunet.pretraining.rebuild import masks_of, rebuild_middle, run_model
 from amae_nnunet.pretraining.show import check_spacing
 from amae_nnunet.pretraining.studies import Study, gather_studies
@@ -163,6 +164,7 @@ def studies_with(
     return sorted(found, key=lambda study: study.name)
 
 
+@in_one_line("run it again")
 def fit_contrast(
     model: AdaptiveMAE,
     studies: Sequence[Study],
@@ -180,7 +182,7 @@ def fit_contrast(
         num_workers: processes that read crops.
 
     Raises:
-        AMAEError: the loss is not finite.
+        AMAEError: the loss is not finite, or a process that reads studies died.
     """
     config, device = model.config, model.mask_token.device
     model.requires_grad_(False)
@@ -200,7 +202,7 @@ def fit_contrast(
             for group in optimizer.param_groups:
                 group["lr"] = fit.lr * 0.5 * (1 + math.cos(math.pi * step / fit.steps))
             slots, masked = masks_of(present, seeds.tolist(), config.num_tokens, mask_ratio)
-            loss = run_model(model, x.to(device), slots, masked, config).loss
+            loss = run_model(model, x.to(device).float(), slots, masked, config).loss
             if not math.isfinite(loss.item()):
                 raise AMAEError(f"the loss became {loss.item()} in step {step}: nothing is written")
             optimizer.zero_grad(set_to_none=True)

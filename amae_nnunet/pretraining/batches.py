@@ -11,8 +11,10 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from amae_nnunet.config import PretrainingConfig
 from amae_nnunet.errors import ConfigError
@@ -24,6 +26,28 @@ WAITING = 16
 
 
 @dataclass(frozen=True)
+class Position:
+    """Where the filling of slot budgets stands before a step.
+
+    Attributes:
+        sample: the first that nobody has looked at.
+        waiting: number and slots of those that had no room, in order.
+    """
+
+    sample: int = 0
+    waiting: tuple[tuple[int, int], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"sample": self.sample, "waiting": [list(pair) for pair in self.waiting]}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Position:
+        """Undo ``to_json``."""
+        return cls(content["sample"], tuple((n, slots) for n, slots in content["waiting"]))
+
+
+@dataclass(frozen=True)
 class Batches:
     """Step -> samples of each pass.
 
@@ -32,12 +56,14 @@ class Batches:
         config: of the run.
         ranks: the processes that share a batch.
         passes: of a batch, on all processes together.
+        reached: the positions of steps that were asked for, the step with each.
     """
 
     crops: RandomCrops
     config: PretrainingConfig
     ranks: Ranks
     passes: int
+    reached: deque[tuple[int, Position]] = field(default_factory=deque)
 
     @classmethod
     def of(cls, crops: RandomCrops, config: PretrainingConfig, ranks: Ranks) -> Batches:
@@ -54,22 +80,41 @@ class Batches:
         """Passes of a step on this process."""
         return self.passes // self.ranks.size
 
-    def own(self, first: int, last: int) -> Iterator[list[int]]:
-        """The samples of each pass of this process, for the steps ``first`` to ``last - 1``."""
-        for batch in itertools.islice(self._batches(first), last - first):
+    def own(self, first: int, last: int, start: Position | None = None) -> Iterator[list[int]]:
+        """The samples of each pass of this process, for the steps ``first`` to ``last - 1``.
+
+        Args:
+            first: step.
+            last: step, too.
+            start: ``position`` of ``first``; without it, slot budgets are filled from step 0 on.
+        """
+        for batch in itertools.islice(self._batches(first, start), last - first):
             yield from batch[self.ranks.rank :: self.ranks.size]
 
-    def _batches(self, first: int) -> Iterator[list[list[int]]]:
+    def position(self, step: int) -> Position | None:
+        """Where a step begins, if batches are set by slots and the step before was asked for."""
+        while self.reached and self.reached[0][0] < step:
+            self.reached.popleft()
+        return self.reached[0][1] if self.reached else None
+
+    def _batches(self, first: int, start: Position | None) -> Iterator[list[list[int]]]:
         """The samples of each pass of each step from ``first`` on."""
         config = self.config
         if config.slot_budget:
-            every = fill(self.crops.slots_from(0), config.slot_budget, self.passes)
-            return itertools.islice(every, first, None)
+            return itertools.islice(self._filled(first, start), 0 if start else first, None)
         samples = self.crops.slots_from(first * config.batch_size)
         return (
             deal(list(itertools.islice(samples, config.batch_size)), self.passes)
             for _ in itertools.count()
         )
+
+    def _filled(self, first: int, start: Position | None) -> Iterator[list[list[int]]]:
+        """Batches set by slots, from ``start`` or, without it, from step 0 on."""
+        step, slots = first if start else 0, self.crops.slots_from
+        for shares, after in fill(slots, self.config.slot_budget, self.passes, start or Position()):
+            step += 1
+            self.reached.append((step, after))
+            yield shares
 
 
 def _passes(crops: RandomCrops, config: PretrainingConfig, size: int) -> int:
@@ -124,21 +169,31 @@ def deal(samples: Sequence[tuple[int, int]], passes: int) -> list[list[int]]:
     return [share for _, _, share in sorted(shares, key=lambda entry: entry[1])]
 
 
-def fill(samples: Iterable[tuple[int, int]], budget: int, passes: int) -> Iterator[list[list[int]]]:
+def fill(
+    slots_from: Callable[[int], Iterator[tuple[int, int]]],
+    budget: int,
+    passes: int,
+    start: Position,
+) -> Iterator[tuple[list[list[int]], Position]]:
     """Batches of so many passes, each with at most ``budget`` slots.
 
     Samples come in order. One that has no room waits, and is the first of the next batch, where an
     empty pass takes any; so the first that waits never waits again.
 
     Args:
-        samples: number and slots (at most ``budget``) of each, without end.
+        slots_from: number and slots (at most ``budget``) of each sample from one on, without end.
         budget: slots of a pass.
         passes: of a batch.
+        start: of the first batch.
+
+    Yields:
+        The samples of each pass of a batch, and the position after it.
     """
-    samples, waiting = iter(samples), list[tuple[int, int]]()
+    position, samples = start, slots_from(start.sample)
     while True:
         shares: list[list[int]] = [[] for _ in range(passes)]
         room, late = [budget] * passes, list[tuple[int, int]]()
+        waiting = position.waiting
         coming = itertools.chain(waiting, samples)
         asked = 0
         while any(room) and len(late) < WAITING:
@@ -150,5 +205,6 @@ def fill(samples: Iterable[tuple[int, int]], budget: int, passes: int) -> Iterat
             else:
                 shares[number].append(sample)
                 room[number] -= slots
-        waiting = [*late, *waiting[asked:]]
-        yield shares
+        fresh = max(0, asked - len(waiting))
+        position = Position(position.sample + fresh, (*late, *waiting[asked:]))
+        yield shares, position

@@ -113,6 +113,7 @@ def gains(
         spare = np.subtract(study.images().shape[1:], config.patch_size)
         first = [int(rng.integers(n + 1)) if n > 0 else int(n // 2) for n in spare]
         images, present = cut(study, first, config.patch_size, config.num_contrasts)
+        images = images.float()
         rows = present.nonzero().flatten().tolist()
         generator = torch.Generator().manual_seed((seed << 32) + draw)
         slots = Slots.of(present[None])

@@ -15,14 +15,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from amae_nnunet.plans.preprocessed import nonzero_channels
 from amae_nnunet.pretraining.stop import ignore_signals
 from amae_nnunet.pretraining.studies import Study
 
 _LONGEST_READ = 900  # s, of a batch
 
-#: Images (C, Z, Y, X), zero where absent, and which contrasts are present, bool (C,).
+#: Images (C, Z, Y, X), zero where absent, and which contrasts are present, bool (C,). Images are in
+#: half precision where they are stored so: half as much goes to the device, which casts it.
 Crop = tuple[Tensor, Tensor]
 #: A crop, and the seed of its masks.
 Sample = tuple[Tensor, Tensor, int]
@@ -66,7 +68,7 @@ class RandomCrops(Dataset[Sample]):
         return np.random.default_rng([self.seed, 0, turn]).permutation(len(self.studies))
 
     def __getitem__(self, sample: int) -> Sample:
-        """Crop in float32 and its contrasts; only the voxels of present ones are read from disk."""
+        """Crop and its contrasts; only the voxels of present ones are read from disk."""
         study = self.study_of(sample)
         rng = np.random.default_rng([self.seed, 1, sample])
         first = []
@@ -90,7 +92,7 @@ def cut(
 
     Present are the contrasts that the study has and that are not exactly zero all over the part;
     where all of them are (air), all that the study has. Each voxel is decoded and written once, and
-    the rows of absent contrasts are not touched at all.
+    the rows of absent contrasts are not touched at all. In half precision if the study is.
 
     Args:
         study: to cut from.
@@ -105,15 +107,24 @@ def cut(
         low, high = max(start, 0), min(start + size, end)
         inside.append(slice(low, high))
         place.append(slice(low - start, high - start))
-    images = np.zeros((num_contrasts, *patch_size), dtype=np.float32)
+    kind = np.float16 if data.dtype == np.float16 else np.float32
+    images = np.zeros((num_contrasts, *patch_size), dtype=kind)
     flipped = np.flip(images, tuple(axis + 1 for axis in flip))
     present = np.zeros(num_contrasts, dtype=bool)
     for channel, row in zip(study.channels, study.contrasts, strict=True):
         flipped[row][tuple(place)] = data[(channel, *inside)]
-        present[row] = images[row].any()
+        present[row] = nonzero_channels(images[None, row])[0]
     if not present.any():
         present[list(study.contrasts)] = True
     return torch.from_numpy(images), torch.from_numpy(present)
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Samples of one pass as a batch, in float32 if any of them is."""
+    if len({images.dtype for images, *_ in samples}) > 1:
+        samples = [(images.float(), present, seed) for images, present, seed in samples]
+    batch: Batch = default_collate(samples)
+    return batch
 
 
 def crop_loader(
@@ -131,6 +142,7 @@ def crop_loader(
     return DataLoader(
         crops,
         batch_sampler=passes,
+        collate_fn=collate,
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=ignore_signals,

@@ -15,6 +15,7 @@ import torch
 
 from amae_nnunet.pretraining.batches import Batches
 from amae_nnunet.pretraining.data import crop_loader
+from amae_nnunet.pretraining.mishaps import in_one_line
 from amae_nnunet.pretraining.run import Run
 from amae_nnunet.pretraining.skill import SKILL_STEPS
 from amae_nnunet.pretraining.step import train_step
@@ -54,6 +55,7 @@ class Estimate:
         )
 
 
+@in_one_line("run it again")
 def estimate(run: Run, batches: Batches, num_workers: int) -> Estimate:
     """Train some steps and foretell the rest; the run is of no use afterwards.
 
@@ -61,6 +63,9 @@ def estimate(run: Run, batches: Batches, num_workers: int) -> Estimate:
         run: new.
         batches: its samples, so its own distribution of contrasts.
         num_workers: processes that read them.
+
+    Raises:
+        AMAEError: one of them died.
     """
     device = run.device
     passes = batches.own(0, WARM_UP + 2 * TIMED)

@@ -18,6 +18,19 @@ from amae_nnunet.errors import AMAEError
 _TORCH_WRITER = "inline_container"  # in torch's message when it cannot write, a RuntimeError
 
 
+class CannotWrite(AMAEError):
+    """A file cannot be written, as on a full disk; what was there before is as it was.
+
+    Args:
+        what: which file, and why.
+        again: how to go on when there is room.
+    """
+
+    def __init__(self, what: str, again: str = "run it again") -> None:
+        super().__init__(f"{what}: make room and {again}; what was saved before is intact")
+        self.what = what
+
+
 @contextmanager
 def whole_file(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """Give a temporary name to write to; at the end it becomes ``path``, whole and on the disk.
@@ -27,7 +40,7 @@ def whole_file(path: Path, keep: Path | None = None) -> Iterator[Path]:
         keep: gets what ``path`` was before.
 
     Raises:
-        AMAEError: it cannot be written, as on a full disk; ``path`` is as it was.
+        CannotWrite: as on a full disk; ``path`` is as it was.
     """
     temporary = path.with_name(f"{path.name}.tmp")
     try:
@@ -42,9 +55,6 @@ def whole_file(path: Path, keep: Path | None = None) -> Iterator[Path]:
             raise
         free = shutil.disk_usage(path.parent).free
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise AMAEError(
-            f"cannot write {path} ({reason}; {free / 1e6:.0f} MB free): make room and continue "
-            "with --c; what was saved before is intact"
-        ) from None
+        raise CannotWrite(f"cannot write {path} ({reason}; {free / 1e6:.0f} MB free)") from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -16,10 +16,8 @@ an uninterrupted one would have done. Of several processes all train, and the fi
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +25,7 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from amae_nnunet.errors import AMAEError, ConfigError
+from amae_nnunet.errors import ConfigError
 from amae_nnunet.networks.checkpoint import save_checkpoint
 from amae_nnunet.plans.preprocessed import (
     CHECKPOINT_NAME,
@@ -39,6 +37,7 @@ from amae_nnunet.pretraining.batches import Batches
 from amae_nnunet.pretraining.data import RandomCrops, crop_loader
 from amae_nnunet.pretraining.files import whole_file
 from amae_nnunet.pretraining.metrics import EpochRecord, write_rows
+from amae_nnunet.pretraining.mishaps import in_one_line
 from amae_nnunet.pretraining.parallel import whole_model
 from amae_nnunet.pretraining.ranks import Ranks
 from amae_nnunet.pretraining.run import Run, checkpoint_facts, new_run
@@ -46,7 +45,9 @@ from amae_nnunet.pretraining.skill import alarm
 from amae_nnunet.pretraining.state import (
     LATEST_NAME,
     PREVIOUS_NAME,
+    SavedState,
     check_finite,
+    find_state,
     load_state,
     save_state,
 )
@@ -57,6 +58,7 @@ from amae_nnunet.pretraining.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
 
+CONTINUE = "continue with --c"
 SAVE_SECONDS = 900.0  # of a long epoch, after which the state is saved; not in the paper
 
 
@@ -81,6 +83,7 @@ def end_epoch(run: Run) -> None:
     save_state(run)
 
 
+@in_one_line(CONTINUE)
 def train(run: Run, batches: Batches, num_workers: int, draw: Callable[[Run], None]) -> None:
     """All steps that are left.
 
@@ -94,13 +97,14 @@ def train(run: Run, batches: Batches, num_workers: int, draw: Callable[[Run], No
         Stopped: by a signal; the state is saved.
         AMAEError: the loss is not finite, the disk is full, or a process that reads data died.
     """
-    passes = batches.own(run.step, run.steps)
+    passes = batches.own(run.step, run.steps, run.position)
     loader = crop_loader(batches.crops, passes, num_workers, run.device.type == "cuda")
-    with _readers(), _Bar(run) as bar, StopSignals() as signals, logging_redirect_tqdm():
+    with _Bar(run) as bar, StopSignals() as signals, logging_redirect_tqdm():
         with signals_held():
             parts = iter(loader)
         for batch in zip(*[parts] * batches.own_passes, strict=True):
             train_step(run, batch)
+            run.position = batches.position(run.step)
             bar.show(run)
             due = time.monotonic() - run.saved > SAVE_SECONDS
             stop, save = run.ranks.largest([signals.number, due])  # all do the same
@@ -130,26 +134,6 @@ class _Bar(tqdm):
         self.update()
 
 
-@contextmanager
-def _readers() -> Iterator[None]:
-    """A context in which the death of a process that reads studies, or its silence, is one line."""
-    try:
-        yield
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
-            raise
-        what = "died, perhaps out of memory"
-        if "timed out" in str(error):
-            what = "hangs (is the disk, or /tmp, full or gone?)"
-            for process in multiprocessing.active_children():
-                process.kill()  # it ignores what torch sends, and the command would wait for it
-                process.join()
-        raise AMAEError(
-            f"a process that reads studies {what}: continue with --c and fewer "
-            "of them (export nnUNet_n_proc_DA=2)"
-        ) from None
-
-
 @dataclass(frozen=True)
 class Options:
     """What a user says of one run; what belongs to the method stands in the plans.
@@ -177,17 +161,30 @@ class Options:
     shard: bool = False
 
 
-def prepare(dataset: PreprocessedDataset, options: Options) -> tuple[Run, list[Study], Batches]:
+def prepare(
+    dataset: PreprocessedDataset, options: Options, saved: SavedState | None = None
+) -> tuple[Run, list[Study], Batches]:
     """A run that has done nothing yet, its studies and its batches; nothing is written of it.
 
+    Args:
+        dataset: opened.
+        options: of the run.
+        saved: of an earlier run, whose studies are taken.
+
     Raises:
-        AMAEError: see ``gather_studies``, ``new_run``, ``Batches.of``.
+        AMAEError: see ``gather_studies``, ``SavedState.studies_of_run``, ``new_run``,
+            ``Batches.of``.
     """
+
+    def gather() -> tuple[tuple[str, ...], list[Study]]:
+        contrasts, studies = gather_studies(
+            dataset, options.fold, options.unlabeled, options.processes
+        )
+        return contrasts, saved.studies_of_run(studies) if saved else studies
+
     ranks = options.ranks
-    contrasts, studies = ranks.from_first(
-        lambda: gather_studies(dataset, options.fold, options.unlabeled, options.processes)
-    )
-    folder = results_folder(dataset)
+    contrasts, studies = ranks.from_first(gather)
+    folder = results_folder(dataset, options.fold)
     run = new_run(dataset, contrasts, studies, folder, options.device, ranks, options.shard)
     config = run.model.config
     log.info(
@@ -203,16 +200,20 @@ def prepare(dataset: PreprocessedDataset, options: Options) -> tuple[Run, list[S
     return run, studies, Batches.of(crops, run.config, ranks)
 
 
-def results_folder(dataset: PreprocessedDataset) -> Path:
-    """Where the run of a data set, its plans and its configuration keeps its results."""
+def results_folder(dataset: PreprocessedDataset, fold: str) -> Path:
+    """Where the run of a data set, its plans, its configuration and a fold keeps its results."""
     plans, configuration = dataset.plans["plans_name"], dataset.configuration_name
-    return pretraining_folder(dataset.name, plans, configuration)
+    return pretraining_folder(dataset.name, plans, configuration, fold)
 
 
-def _check_new(folder: Path) -> None:
+def _state_in(folder: Path, resume: bool) -> SavedState | None:
+    """The state to continue from, if that is wanted; else there must be none."""
+    if resume:
+        return find_state(folder)
     names = (LATEST_NAME, PREVIOUS_NAME, CHECKPOINT_NAME)
     if any((folder / name).exists() for name in names):
         raise ConfigError(f"{folder} holds a pre-training: continue it with --c, or delete it")
+    return None
 
 
 def pretrain(dataset: PreprocessedDataset, options: Options, resume: bool = False) -> Path:
@@ -227,15 +228,15 @@ def pretrain(dataset: PreprocessedDataset, options: Options, resume: bool = Fals
         Path of the final checkpoint.
 
     Raises:
-        AMAEError: see ``prepare``, ``load_state``, ``train``.
+        AMAEError: see ``find_state``, ``prepare``, ``load_state``, ``train``.
         Stopped: by a signal.
     """
-    folder = results_folder(dataset)
-    if not resume:
-        options.ranks.from_first(lambda: _check_new(folder))
-    run, studies, batches = prepare(dataset, options)
+    folder = results_folder(dataset, options.fold)
+    saved = options.ranks.from_first(lambda: _state_in(folder, resume))
+    run, studies, batches = prepare(dataset, options, saved)
     folder.mkdir(parents=True, exist_ok=True)
-    if load_state(run):
+    if saved:
+        load_state(run, saved)
         log.info("continuing after step %d of %d", run.step, run.steps)
     artist = options.ranks.from_first(
         lambda: Artist(dataset, options.fold, studies, options.pictures)
@@ -243,8 +244,13 @@ def pretrain(dataset: PreprocessedDataset, options: Options, resume: bool = Fals
     if options.tensorboard and run.ranks.rank == 0:
         artist.board = TensorBoard(folder, run.epoch)
     train(run, batches, options.num_workers, artist)
-    path, model = folder / CHECKPOINT_NAME, whole_model(run.model, run.ranks.rank == 0)
+    return _write_checkpoint(run, dataset, options.fold)
+
+
+@in_one_line(CONTINUE)
+def _write_checkpoint(run: Run, dataset: PreprocessedDataset, fold: str) -> Path:
+    path, model = run.folder / CHECKPOINT_NAME, whole_model(run.model, run.ranks.rank == 0)
     if run.ranks.rank == 0:
         with whole_file(path) as temporary:
-            save_checkpoint(temporary, model, checkpoint_facts(run, dataset, options.fold))
+            save_checkpoint(temporary, model, checkpoint_facts(run, dataset, fold))
     return path

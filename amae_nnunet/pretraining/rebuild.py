@@ -79,6 +79,7 @@ def rebuild_part(
     """Rebuild the patch of a study that begins at voxel ``first``; all on the CPU."""
     config = model.config
     images, present = cut(study, first, config.patch_size, config.num_contrasts)
+    images = images.float()
     x = images[None].to(model.mask_token.device)
     slots, masked = masks_of(present[None], [seed], config.num_tokens, mask_ratio)
     output = run_model(model, x, slots, masked, config)

@@ -22,7 +22,7 @@ from amae_nnunet.networks.mae import AdaptiveMAE
 from amae_nnunet.networks.weight_decay import decay_groups
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
 from amae_nnunet.plans.seen import SeenCases
-from amae_nnunet.pretraining.batches import steps_an_epoch
+from amae_nnunet.pretraining.batches import Position, steps_an_epoch
 from amae_nnunet.pretraining.metrics import EpochRecord
 from amae_nnunet.pretraining.parallel import copy_or_shard
 from amae_nnunet.pretraining.ranks import Ranks
@@ -49,6 +49,7 @@ class Run:
         iteration: steps of the next epoch that are done.
         record: of those steps.
         rows: a line of ``metrics.jsonl`` for each epoch that is done.
+        position: where the next step's samples begin, if batches are set by slots.
         saved: when its state was last written, on the clock of ``time.monotonic``.
     """
 
@@ -65,6 +66,7 @@ class Run:
     iteration: int = 0
     record: EpochRecord = field(default_factory=EpochRecord)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    position: Position | None = None
     saved: float = field(default_factory=time.monotonic)
 
     @property

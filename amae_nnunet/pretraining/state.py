@@ -1,9 +1,11 @@
 """The state of a run on disk, from which it continues bit by bit (not in the paper).
 
 Batches, masks and learning rates are functions of the seed and the step, and nothing else in a step
-is drawn at random. So weights, optimizer and step are the whole state, with the losses of the
-epoch that has begun. It holds tensors and plain values only, whole, however many processes there
-are. The state before is kept; it is taken, with a warning, where the latest one is damaged.
+is drawn at random. So weights, optimizer and step are the whole state, with the losses of the epoch
+that has begun. Where batches are set by slots, the studies that wait for one are kept as well, so
+that nothing is counted again. A state holds tensors and plain values only, whole, however many
+processes there are. The state before is kept; it is taken, with a warning, where the latest one is
+damaged.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import math
 import pickle
 import time
 import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,10 +27,12 @@ import torch
 from amae_nnunet.config import ModelConfig
 from amae_nnunet.errors import AMAEError, CheckpointError, ConfigError
 from amae_nnunet.plans.seen import SeenCases
+from amae_nnunet.pretraining.batches import Position
 from amae_nnunet.pretraining.files import whole_file
 from amae_nnunet.pretraining.metrics import EpochRecord, read_rows
 from amae_nnunet.pretraining.parallel import gathered, load_optimizer, load_weights, local
 from amae_nnunet.pretraining.run import Run
+from amae_nnunet.pretraining.studies import Study
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +82,7 @@ def save_state(run: Run) -> None:
         "epoch": run.epoch,
         "iteration": run.iteration,
         "record": run.record.state(),
+        "position": run.position.to_json() if run.position else None,
         "network_weights": gathered(run.model.state_dict(), wanted=first),
         "optimizer_state": gathered(run.optimizer.state_dict(), wanted=first),
     }
@@ -85,16 +92,45 @@ def save_state(run: Run) -> None:
     run.saved = time.monotonic()
 
 
-def load_state(run: Run) -> bool:
-    """Continue from the state on disk; whether there was one.
+@dataclass(frozen=True)
+class SavedState:
+    """A whole state on disk: its file, and what must not change while a run is interrupted."""
+
+    path: Path
+    identity: dict[str, Any]
+
+    def studies_of_run(self, studies: Sequence[Study]) -> list[Study]:
+        """The studies that the run trains on, without those that came since, with a warning.
+
+        Raises:
+            CheckpointError: some are gone.
+        """
+        seen = SeenCases.from_json(self.identity["seen"])
+        kept = [study for study in studies if study.name in seen]
+        count, gone, new = len(seen.hashes), len(seen.hashes) - len(kept), len(studies) - len(kept)
+        if gone:
+            raise CheckpointError(
+                f"{self.path} was trained on {count} studies, of which {gone} are gone: give the "
+                "same -f and --unlabeled as before, or delete the folder to start anew"
+            )
+        if new:
+            log.warning(
+                "warning: %d of %d studies came after this run began and are left out: a new run "
+                "would take them in",
+                new,
+                len(studies),
+            )
+        return kept
+
+
+def load_state(run: Run, saved: SavedState) -> None:
+    """Continue from a state.
 
     Raises:
-        CheckpointError: no state is readable, or it is of another model or other studies.
+        CheckpointError: it is of another model, other studies or other batches.
     """
-    path = run.ranks.from_first(lambda: _good_state(run))
-    if path is None:
-        return False
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    run.ranks.from_first(lambda: _check_identity(saved, run))
+    state = torch.load(saved.path, map_location="cpu", weights_only=True)
     load_weights(run.model, state["network_weights"])
     decays = [group["weight_decay"] for group in run.optimizer.param_groups]
     load_optimizer(run.optimizer, state["optimizer_state"])
@@ -102,23 +138,27 @@ def load_state(run: Run) -> bool:
         group["weight_decay"] = decay  # the plans' value, which may have been changed
     run.epoch, run.iteration = state["epoch"], state["iteration"]
     run.record = EpochRecord.from_state(state["record"])
+    position = state.get("position")
+    run.position = Position.from_json(position) if position else None
     run.rows = read_rows(run.folder, run.epoch)
-    return True
 
 
-def _good_state(run: Run) -> Path | None:
-    """The latest state that is whole, or None where none was written; see ``load_state``."""
-    paths = [run.folder / name for name in (LATEST_NAME, PREVIOUS_NAME)]
+def find_state(folder: Path) -> SavedState | None:
+    """The latest state that is whole, or None where none was written.
+
+    Raises:
+        CheckpointError: none is whole.
+    """
+    paths = [folder / name for name in (LATEST_NAME, PREVIOUS_NAME)]
     if not any(path.exists() for path in paths):
         return None
     for path in paths:
         identity = _read_identity(path)
         if identity is not None:
-            _check_identity(path, identity, run)
-            return path
+            return SavedState(path, identity)
         log.warning("warning: %s is damaged or lost: trying the state saved before it", path)
     raise CheckpointError(
-        f"neither {LATEST_NAME} nor {PREVIOUS_NAME} in {run.folder} can be read: delete both to "
+        f"neither {LATEST_NAME} nor {PREVIOUS_NAME} in {folder} can be read: delete both to "
         "start anew"
     )
 
@@ -149,17 +189,12 @@ def _identity(run: Run) -> dict[str, Any]:
     }
 
 
-def _check_identity(path: Path, theirs: dict[str, Any], run: Run) -> None:
+def _check_identity(saved: SavedState, run: Run) -> None:
+    path, theirs = saved.path, saved.identity
     if ModelConfig.from_json(theirs["model"]) != run.model.config:
         raise CheckpointError(
             f"{path} is of another model than the plans describe: undo the change of the plans (or "
             "of --unlabeled), or delete the folder to start anew"
-        )
-    if SeenCases.from_json(theirs["seen"]) != run.seen:
-        raise CheckpointError(
-            f"{path} was trained on other studies ({len(theirs['seen']['hashes'])}, now "
-            f"{len(run.seen.hashes)}): give the same -f and --unlabeled as before, or delete the "
-            "folder to start anew"
         )
     for key, value in _identity(run)["order"].items():
         before = theirs["order"].get(key)

@@ -268,11 +268,12 @@ class AMAETrainer(nnUNetTrainer):
         checkpoint = read_checkpoint(path)
         self.seen_cases = SeenCases.from_json(checkpoint.facts.get("seen_cases", {}))
         transfer = load_encoder(self._bare_network(), checkpoint, path)
-        lines = [f"loaded the pre-trained encoder of {path.name}", *transfer.lines()]
+        source = path.name if self.block.checkpoint else f"{path.parent.name}/{path.name}"
+        lines = [f"loaded the pre-trained encoder of {source}", *transfer.lines()]
         self.print_to_log_file("\n  ".join(lines))
 
     def _checkpoint_path(self) -> Path:
-        """The checkpoint that the plans name, else the one that amae-nnunet-pretrain wrote."""
+        """The checkpoint that the plans name, else that of this fold, else that of all cases."""
         name, plans_name = self.plans_manager.dataset_name, self.plans_manager.plans_name
         if self.block.checkpoint:
             path = nnunet_folder("nnUNet_results") / self.block.checkpoint["path"]
@@ -282,16 +283,20 @@ class AMAETrainer(nnUNetTrainer):
                     "amae-nnunet-configure --checkpoint again"
                 )
             return path
-        path = pretraining_folder(name, plans_name, self.configuration_name) / CHECKPOINT_NAME
-        if not path.exists():
-            number = name[7:10]
-            raise CheckpointError(
-                f"no pre-training checkpoint at {path}: run amae-nnunet-pretrain {number} "
-                f"{self.configuration_name} -p {plans_name}, or name one with "
-                f"amae-nnunet-configure --checkpoint, or train with -tr "
-                f"{type(self).__name__}NoPretraining"
-            )
-        return path
+        paths = [
+            pretraining_folder(name, plans_name, self.configuration_name, fold) / CHECKPOINT_NAME
+            for fold in dict.fromkeys((str(self.fold), "all"))
+        ]
+        for path in paths:
+            if path.exists():
+                return path
+        own = "" if self.fold == "all" else f" (-f {self.fold}: without its validation cases)"
+        raise CheckpointError(
+            f"no pre-training checkpoint at {' or '.join(map(str, paths))}: run "
+            f"amae-nnunet-pretrain {name[7:10]} {self.configuration_name} -p {plans_name}{own}, or "
+            f"name one with amae-nnunet-configure --checkpoint, or train with -tr "
+            f"{type(self).__name__}NoPretraining"
+        )
 
 
 class AMAETrainerNoPretraining(AMAETrainer):

@@ -98,6 +98,7 @@ def test_a_new_spacing_gets_a_folder_of_its_own(nnunet, dataset, capsys):
         (["mask_ratio=1.5"], "mask_ratio=1.5 must lie between 0 and 1"),
         (["num_strides=9"], "num_strides=9 must lie between 1 and"),
         (["encoder=huge"], "encoder='huge' is not one of base, large, small"),
+        (["encoder=1,2"], r"encoder=\[1, 2\] is not one of base, large, small"),
         (["loss=focal"], "loss='focal'"),
         (["layer_decay=1.2"], "layer_decay=1.2 must be above 0 and at most 1"),
         (["warmup_epochs=3", "num_epochs=3"], "warmup_epochs=3 must lie between 0 and 2"),
@@ -138,11 +139,45 @@ def test_a_checkpoint_brings_its_model_values_its_hash_and_its_place(nnunet, pre
     config = opened.block.model_config(opened.configuration)
     assert (config.embed_dim, config.depth, config.feature_size) == (12, 2, 3)
     assert opened.block.checkpoint["path"] == (
-        f"{DATASET}/AMAEPretraining__AMAEPlans__tiny/checkpoint_final.safetensors"
+        f"{DATASET}/AMAEPretraining__AMAEPlans__tiny/fold_all/checkpoint_final.safetensors"
     )
     assert len(opened.block.checkpoint["sha256"]) == 64
-    assert main([*words, "embed_dim=24"]) == 2
-    assert "embed_dim=24 but the checkpoint has 12" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "fixed"),
+    [
+        ("embed_dim=24", "embed_dim=12"),
+        ("encoder=base", "embed_dim=12, depth=2"),
+        ("encoder=huge", "embed_dim=12, depth=2"),
+        ("encoder=1,2", "embed_dim=12, depth=2"),
+        ("num_heads=3", "num_heads=0"),
+        ("pos_embed=learned", "pos_embed=sincos"),
+    ],
+)
+def test_what_a_checkpoint_fixes_cannot_be_set_with_it_or_later(
+    nnunet, pretrained, capsys, word, fixed
+):
+    words = ["950", "3d_fullres", "-o", "FixedPlans"]
+    assert main([*words, "--checkpoint", str(pretrained), "depth=2"]) == 0
+    before = plans_of(nnunet, "FixedPlans")
+    capsys.readouterr()
+    for more in ([], ["--checkpoint", str(pretrained)]):
+        assert main([*words, *more, word]) == 2
+        error = capsys.readouterr().err
+        assert f"but the checkpoint fixes {fixed}: leave {word.partition('=')[0]} out" in error
+        assert error.count("\n") == 1
+    assert plans_of(nnunet, "FixedPlans") == before
+    assert main([*words, "feature_size=4", "decoder_depth=2", "num_epochs=3"]) == 0
+
+
+def test_the_name_of_an_encoder_takes_the_place_of_what_was_set_before(nnunet, dataset):
+    words = ["950", "3d_fullres", "-o", "EncoderPlans"]
+    assert main([*words, "embed_dim=48", "depth=2", "mlp_ratio=2"]) == 0
+    assert main([*words, "encoder=small", "depth=3"]) == 0
+    opened = PreprocessedDataset.open("950", "3d_fullres", "EncoderPlans")
+    config = opened.block.model_config(opened.configuration)
+    assert (config.embed_dim, config.depth, config.mlp_ratio) == (384, 3, 2)
 
 
 def foreign(tmp_path, **changes):

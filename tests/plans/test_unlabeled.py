@@ -10,43 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 import nibabel
 import numpy as np
 import pytest
-from conftest import DATASET, TEMPLATE
+import torch
+from conftest import DATASET, MORE, ORDER
 from deadly import dies_on_two
 
-from amae_nnunet.cli import convert
 from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.errors import ConfigError, InputError
 from amae_nnunet.lock import locked
-from amae_nnunet.phantom.dataset import write_studies
 from amae_nnunet.plans import unlabeled
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
 from amae_nnunet.plans.unlabeled import preprocess_unlabeled
+from amae_nnunet.pretraining.data import RandomCrops, collate
 from amae_nnunet.pretraining.studies import gather_studies
 
 pytestmark = pytest.mark.slow  # processes, or real work for half a minute
-
-MORE = "Dataset940_More"
-ORDER = ("FLAIR", "T2", "TRACE")  # another order, one that 950 lacks, and ADC is missing
-
-
-@pytest.fixture(scope="module")
-def more(nnunet, dataset, tiny_plans):
-    """Name of an unlabelled data set of five cases, of which some lack T2."""
-    write_studies(
-        nnunet / "more", 5, 3, ORDER, (16, 32, 32), (6.0, 5.0, 5.0),
-        {"FLAIR": 1.0, "T2": 0.5, "TRACE": 1.0}, prefix="more",
-    )  # fmt: skip
-    template = {
-        "name": "More",
-        "description": "phantom studies without labels",
-        "contrasts": {name: [f"{name}.nii.gz"] for name in ORDER},
-        "required": [],
-        "label": TEMPLATE["label"],
-    }
-    (nnunet / "More.json").write_text(json.dumps(template))
-    words = f"-i {nnunet / 'more'} -d 940 -n More -t {nnunet / 'More.json'} -np 1"
-    assert convert.main([*words.split(), "--split", "unlabeled"]) == 0
-    return MORE
 
 
 def opened(plans="AMAEPlans", configuration="tiny"):
@@ -54,7 +31,7 @@ def opened(plans="AMAEPlans", configuration="tiny"):
 
 
 @pytest.fixture(scope="module")
-def done(more):
+def done(more, tiny_plans):
     return preprocess_unlabeled(opened(), more, 1)
 
 
@@ -89,8 +66,43 @@ def test_cases_are_what_nnunet_makes_of_them_with_the_plans(nnunet, done):
         expected = DefaultPreprocessor(verbose=False).run_case(
             files, None, manager, manager.get_configuration("3d_fullres"), {}
         )[0]
-        found = nnUNetDatasetBlosc2(str(done.folder), [case]).load_case(case)[0]
-        np.testing.assert_array_equal(found[:], expected)
+        found, seg, *_ = nnUNetDatasetBlosc2(str(done.folder), [case]).load_case(case)
+        assert (found.dtype, seg.dtype) == (np.float16, np.int16)
+        assert seg.shape == (1, *expected.shape[1:])
+        np.testing.assert_array_equal(found[:] == 0, expected == 0)
+        np.testing.assert_allclose(found[:], expected, rtol=2**-11, atol=2**-24)
+
+
+def test_what_was_preprocessed_in_float32_is_kept_and_read(nnunet, done, more):
+    """As nnU-Net itself writes it, and as older versions did; in one batch with half precision."""
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans = json.loads((nnunet / "preprocessed" / DATASET / "nnUNetPlans.json").read_text())
+    manager = PlansManager(plans)
+    files = [str(p) for p in sorted((nnunet / "raw" / more / "imagesTr").glob("more_003*"))]
+    place = done.folder / "more_003"
+    saved = place.with_suffix(".b2nd").rename(nnunet / "half.b2nd")
+    (done.folder / "more_003_seg.b2nd").unlink()
+    DefaultPreprocessor(verbose=False).run_case_save(
+        str(place), files, None, manager, manager.get_configuration("3d_fullres"), {}
+    )
+    before = files_of(done.folder)
+    assert preprocess_unlabeled(opened(), more, 1) == done
+    assert files_of(done.folder) == before
+    _, studies = gather_studies(opened(), "all", [more], 1)
+    old, other = (next(s for s in studies if s.case == case) for case in ("more_003", "more_001"))
+    before = RandomCrops([old], 4, (16, 32, 32), seed=0)
+    whole, beside = before[0], RandomCrops([other], 4, (16, 32, 32), seed=0)[0]
+    assert [images.dtype for images, *_ in (whole, beside)] == [torch.float32, torch.float16]
+    mixed = collate([whole, beside])[0]
+    assert torch.equal(mixed, torch.stack([whole[0], beside[0].float()]))
+    saved.replace(place.with_suffix(".b2nd"))
+    half = before[0]
+    assert half[0].dtype == collate([half, beside])[0].dtype == torch.float16
+    assert torch.equal(half[1], whole[1])
+    assert half[2] == whole[2]
+    torch.testing.assert_close(half[0].float(), whole[0], rtol=2**-11, atol=2**-24)
 
 
 def test_contrasts_are_those_of_the_record(nnunet, done):
@@ -196,7 +208,6 @@ def test_what_cannot_be_meant_is_refused(more, names, error, message):
 
 def test_the_checkpoint_of_the_union_loads_by_name_and_warns(nnunet, more, done):
     """Through the commands: pre-train on both, fine-tune on the labelled one."""
-    import torch
     from conftest import TINY
 
     from amae_nnunet.cli import configure, pretrain
@@ -206,7 +217,7 @@ def test_the_checkpoint_of_the_union_loads_by_name_and_warns(nnunet, more, done)
     assert configure.main(["950", "3d_fullres", "--name", "union", *TINY]) == 0
     base = ["950", "union", "-p", "AMAEPlans", "-device", "cpu", "-np", "1"]
     assert pretrain.main([*base, "--unlabeled", "940"]) == 0
-    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__union"
+    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__union" / "fold_all"
     checkpoint = read_checkpoint(folder / "checkpoint_final.safetensors")
     assert checkpoint.config.contrasts == ("ADC", "TRACE", "T2", "FLAIR")
     assert checkpoint.facts["num_cases"] == 11

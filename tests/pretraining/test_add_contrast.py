@@ -1,10 +1,16 @@
 """A contrast of the small data set is added to models that do not know it."""
 
 import dataclasses
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import DATASET
+from shell import small_disk
 from tiny import shake
 
 from amae_nnunet.cli import configure, pretrain
@@ -14,6 +20,7 @@ from amae_nnunet.networks.mae import AdaptiveMAE
 from amae_nnunet.networks.transfer import contrast_tables, for_contrasts
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
 from amae_nnunet.plans.seen import SeenCases
+from amae_nnunet.pretraining import add_contrast as add_contrast_module
 from amae_nnunet.pretraining.add_contrast import (
     FitConfig,
     add_contrast,
@@ -167,3 +174,48 @@ def test_the_fitted_vector_rebuilds_unseen_studies_better_than_the_mean(
     words = ["950", "3d_fullres", "-o", "AddedPlans", "--checkpoint", str(written)]
     assert configure.main(words) == 0
     assert "contrasts: ADC, TRACE, T2 from the checkpoint\n" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_reading_process_that_dies_is_one_line_and_nothing_is_written(path, monkeypatch, capsys):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    original = add_contrast_module.run_model
+
+    def kills(*args):
+        for reader in multiprocessing.active_children():
+            reader.kill()
+        return original(*args)
+
+    monkeypatch.setattr(add_contrast_module, "run_model", kills)
+    assert run(path, "T2") == 1
+    error = capsys.readouterr().err
+    assert "a process that reads studies died, perhaps out of memory: run it again, with" in error
+    assert "Traceback" not in error
+    assert "--c " not in error
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(opened, path, tmp_path, nnunet):
+    """The checkpoint lies on a disk that has room for it and a half."""
+    disk, rescued = tmp_path / "disk", tmp_path / "rescued"
+    disk.mkdir()
+    prefix = small_disk(int(1.5 * path.stat().st_size / 1000), disk)
+    tool = Path(sys.executable).parent / "amae-nnunet-pretrain"
+    script = 'cp "$FILE" "$DISK"; "$@"; code=$?; cp -r "$DISK" "$RESCUED"; exit $code'
+    words = ["950", "tiny", "-p", "AMAEPlans", "-device", "cpu", "--add_contrast", "T2"]
+    process = subprocess.run(
+        [*prefix, "sh", "-c", script, "sh", tool, *words, "--checkpoint", disk / path.name],
+        env={**os.environ, "FILE": str(path), "DISK": str(disk), "RESCUED": str(rescued)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 1, process.stderr
+    (line,) = [line for line in process.stderr.splitlines() if "error:" in line]
+    assert "cannot write" in line
+    assert "make room and run it again" in line
+    assert "--c" not in line.partition("MB free")[2]
+    assert "Traceback" not in process.stderr
+    assert [p.name for p in rescued.iterdir()] == [path.name]
+    assert (rescued / path.name).read_bytes() == path.read_bytes()

@@ -11,7 +11,7 @@ from conftest import DATASET, TINY
 from amae_nnunet.cli import configure, pretrain
 from amae_nnunet.config import PretrainingConfig
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
-from amae_nnunet.pretraining.batches import WAITING, Batches, deal, fill, steps_an_epoch
+from amae_nnunet.pretraining.batches import WAITING, Batches, Position, deal, fill, steps_an_epoch
 from amae_nnunet.pretraining.loop import Options, prepare
 from amae_nnunet.pretraining.ranks import Ranks
 from amae_nnunet.pretraining.run import compiles_on
@@ -46,7 +46,8 @@ def test_studies_are_dealt_so_that_passes_are_about_equal():
 
 @pytest.mark.parametrize(("budget", "passes"), [(7, 1), (8, 2), (16, 3)])
 def test_budgets_are_filled_and_no_study_is_lost_or_left_waiting(budget, passes):
-    found = list(itertools.islice(fill(Crops().slots_from(0), budget, passes), 400))
+    every = fill(Crops().slots_from, budget, passes, Position())
+    found = [batch for batch, _ in itertools.islice(every, 400)]
     assert all(0 < slots_of(share) <= budget for batch in found for share in batch)
     taken = [n for batch in found for share in batch for n in share]
     assert len(set(taken)) == len(taken)
@@ -71,6 +72,24 @@ def test_batches_are_the_same_from_any_step_and_for_any_number_of_processes(valu
         assert batch(step, size) == everything[4 * step : 4 * step + 4]
     if "batch_size" in values:
         assert Counter(itertools.chain(*everything)) == Counter(range(180))
+
+
+@pytest.mark.parametrize("ahead", [0, 5])
+def test_slot_budgets_are_filled_from_a_position_as_from_the_start(ahead):
+    """Read so many passes ahead, as processes that read data do."""
+    batches = batches_of(slot_budget=8)
+    everything = list(batches.own(0, 60))
+    passes, taken = batches_of(slot_budget=8), 0
+    reading = passes.own(0, 60)
+    for step in range(1, 50):
+        while taken < 4 * step + ahead:
+            taken += bool(next(reading))
+        position = Position.from_json(json.loads(json.dumps(passes.position(step).to_json())))
+        other = batches_of(slot_budget=8)
+        assert list(other.own(step, 60, position)) == everything[4 * step :]
+        assert position.sample > 5 * step
+        assert len(position.waiting) <= 2 * WAITING
+    assert batches_of().position(3) is None
 
 
 def test_an_epoch_gives_each_study_one_crop_or_about_one():
@@ -131,7 +150,7 @@ def losses(nnunet, name, *words):
     code = pretrain.main(["950", name, "-p", "AMAEPlans", "-device", "cpu"])
     if code:
         return code
-    folder = nnunet / "results" / DATASET / f"AMAEPretraining__AMAEPlans__{name}"
+    folder = nnunet / "results" / DATASET / f"AMAEPretraining__AMAEPlans__{name}" / "fold_all"
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [(line["loss"], *line["contrast_loss"].values()) for line in lines]
 

@@ -29,7 +29,7 @@ WORDS = [
 def model(nnunet, dataset):
     assert configure.main(["950", "3d_fullres", "--name", "checker", *TINY, *WORDS]) == 0
     assert pretrain.main(["950", "checker", "-p", "AMAEPlans", "-device", "cpu"]) == 0
-    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__checker"
+    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__checker" / "fold_all"
     return load_mae(read_checkpoint(folder / "checkpoint_final.safetensors"))
 
 

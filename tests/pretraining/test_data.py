@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -13,8 +14,10 @@ import torch
 from amae_nnunet.errors import AMAEError
 from amae_nnunet.plans.preprocessed import PreprocessedDataset, travel_record
 from amae_nnunet.pretraining import data
-from amae_nnunet.pretraining.data import RandomCrops, crop_loader, cut
-from amae_nnunet.pretraining.loop import _readers
+from amae_nnunet.pretraining.data import RandomCrops, collate, crop_loader, cut
+from amae_nnunet.pretraining.loop import CONTINUE, Options, prepare
+from amae_nnunet.pretraining.mishaps import in_one_line
+from amae_nnunet.pretraining.step import accumulate
 from amae_nnunet.pretraining.stop import SIGNALS, signals_held
 from amae_nnunet.pretraining.studies import Study, gather_studies
 
@@ -83,7 +86,7 @@ def test_a_worker_that_hangs_ends_the_run(opened, tmp_path, monkeypatch):
     crops = RandomCrops([Study("Dataset", "case", tmp_path, (0,), (0,))], 1, (4, 4, 4), seed=0)
     monkeypatch.setattr(data, "_LONGEST_READ", 8)
     wanted = "hangs .* continue with --c"
-    with pytest.raises(AMAEError, match=wanted), _readers():
+    with pytest.raises(AMAEError, match=wanted), in_one_line(CONTINUE):
         list(crop_loader(crops, [[0, 1]], num_workers=1, pin_memory=False))
     assert multiprocessing.active_children() == []
 
@@ -152,6 +155,26 @@ def test_air_has_the_contrasts_of_its_study_and_a_blank_part_of_one_is_absent(op
     assert blank == [False, False, True, False]
     images = cut(study, (2, 0, 0), (4, 8, 8), 4)[0]
     assert images.sum(dim=(1, 2, 3)).tolist() == [0, 0, 128, 0]
+
+
+def test_half_precision_changes_a_loss_by_its_rounding_only(opened, tmp_path):
+    """The same study in both precisions: same masks, loss and gradient but for rounding."""
+    contrasts, studies = gather_studies(opened, "all")
+    study = next(s for s in studies if len(s.contrasts) == 3)
+    half = np.asarray(study.images()[:]).astype(np.float16)
+    np.savez(tmp_path / f"{study.case}.npz", data=half, seg=np.zeros(1))
+    (tmp_path / f"{study.case}.pkl").write_bytes(pickle.dumps({}))
+    stored = dataclasses.replace(study, folder=tmp_path)
+    run, *_ = prepare(opened, Options())
+    found = []
+    for one in (study, stored):
+        crops = RandomCrops([one], len(contrasts), run.model.config.patch_size, seed=1)
+        batch = collate([crops[0], crops[1]])
+        run.model.zero_grad()
+        error, count, _ = accumulate(run, [batch])
+        found.append((error / count, run.model.encoder.contrast_embed.weight.grad.clone()))
+        assert batch[0].dtype == (torch.float32 if one is study else torch.float16)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-6)
 
 
 def test_only_the_crop_of_present_channels_is_read(opened, monkeypatch):

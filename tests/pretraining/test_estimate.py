@@ -26,7 +26,7 @@ def measured(nnunet, dataset):
 def test_nothing_is_written_and_everything_is_printed(nnunet, measured, capsys):
     words = ["950", "costly", "-p", "AMAEPlans", "-device", "cpu", "--estimate"]
     assert pretrain.main(words) == 0
-    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__costly"
+    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__costly" / "fold_all"
     assert not folder.exists()
     output = capsys.readouterr().out
     assert re.search(r"time: [\d.]+ (s|min|h|days) an epoch, [\d.]+ \w+ in all", output)
@@ -52,7 +52,7 @@ def test_times_add_up(measured):
 def test_disk_is_what_the_files_then_take(nnunet, measured):
     run, _, result = measured
     assert pretrain.main(["950", "costly", "-p", "AMAEPlans", "-device", "cpu"]) == 0
-    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__costly"
+    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__costly" / "fold_all"
     state = (folder / "checkpoint_latest.pth").stat().st_size
     assert result.disk_bytes == disk_bytes(run)
     assert result.disk_bytes == pytest.approx(3 * state, rel=0.1)  # small tensors have headers

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import pytest
 from conftest import DATASET, TINY
@@ -12,8 +13,9 @@ from amae_nnunet.pretraining import loop
 from amae_nnunet.pretraining.run import learning_rate
 
 
-def folder_of(nnunet, configuration):
-    return nnunet / "results" / DATASET / f"AMAEPretraining__AMAEPlans__{configuration}"
+def folder_of(nnunet, configuration, fold="all"):
+    folder = nnunet / "results" / DATASET / f"AMAEPretraining__AMAEPlans__{configuration}"
+    return folder / f"fold_{fold}"
 
 
 def run(configuration, *words):
@@ -69,10 +71,33 @@ def test_a_fold_never_sees_its_validation_cases(nnunet, dataset, monkeypatch):
     assert run(name, "-f", "0") == 0
     splits = json.loads((nnunet / "preprocessed" / DATASET / "splits_final.json").read_text())
     assert seen == set(splits[0]["train"])
-    facts = read_checkpoint(folder_of(nnunet, name) / "checkpoint_final.safetensors").facts
+    assert not folder_of(nnunet, name).exists()
+    facts = read_checkpoint(folder_of(nnunet, name, "0") / "checkpoint_final.safetensors").facts
     recorded = SeenCases.from_json(facts["seen_cases"])
     assert [f"{DATASET}/{case}" in recorded for case in splits[0]["train"]] == [True] * len(seen)
     assert not any(f"{DATASET}/{case}" in recorded for case in splits[0]["val"])
+
+
+@pytest.mark.parametrize("fold", ["5", "00", "-1", "../all", "ALL"])
+def test_a_fold_that_is_none_is_refused(nnunet, tiny_plans, capsys, fold):
+    assert run(tiny_plans, f"-f={fold}") == 2
+    assert f"fold {fold}: give 'all' or a number under 5" in capsys.readouterr().err
+    assert not folder_of(nnunet, tiny_plans, fold).exists()
+
+
+def test_files_of_the_layout_without_folds_are_refused_until_they_are_moved(
+    nnunet, pretrained, dataset, capsys
+):
+    name = configured("layout")
+    folder = folder_of(nnunet, name)
+    folder.parent.mkdir()
+    shutil.copy(pretrained, folder.parent)
+    for words in ([], ["--c"], ["-f", "0"]):
+        assert run(name, *words) == 2
+        error = capsys.readouterr().err
+        assert f"{folder.parent} holds a pre-training itself: move its files to {folder}" in error
+        assert error.count("\n") == 1
+    assert not folder.exists()
 
 
 def test_learning_rate_is_constant_or_warm_up_and_cosine():

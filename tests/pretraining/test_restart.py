@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from pretraining.test_loop import configured, folder_of
+from shell import small_disk
 
 from amae_nnunet.cli import configure, pretrain
 from amae_nnunet.networks.checkpoint import read_checkpoint
@@ -194,7 +195,7 @@ def test_a_damaged_state_falls_back_to_the_one_before(nnunet, whole, monkeypatch
 def test_two_damaged_states_are_refused(nnunet, whole, tmp_path, capsys):
     name = configured("ruined", *WORDS)
     folder = folder_of(nnunet, name)
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for path in ("checkpoint_latest.pth", "checkpoint_previous.pth"):
         shutil.copy(whole / path, folder)
         truncate(folder / path)
@@ -206,7 +207,6 @@ def test_two_damaged_states_are_refused(nnunet, whole, tmp_path, capsys):
     ("words", "flags", "message"),
     [
         (["depth=1"], [], "of another model than the plans describe"),
-        ([], ["-f", "0"], r"was trained on other studies \(6, now"),
         (["pretraining.batch_size=3"], [], "was trained with batch_size 2, the plans now say 3"),
         (
             ["pretraining.iterations_per_epoch=41"],
@@ -218,16 +218,42 @@ def test_two_damaged_states_are_refused(nnunet, whole, tmp_path, capsys):
 )
 def test_a_run_that_would_not_be_the_same_is_refused(nnunet, whole, capsys, words, flags, message):
     name = configured(f"changed{len(list(nnunet.glob('results/*/*changed*')))}", *WORDS, *words)
-    folder_of(nnunet, name).mkdir()
+    folder_of(nnunet, name).mkdir(parents=True)
     shutil.copy(whole / "checkpoint_latest.pth", folder_of(nnunet, name))
     assert pretrain.main(arguments(name, "--c", *flags)) == 5
     assert re.search(message, capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("words", [[], ["pretraining.slot_budget=4"]])
+def test_studies_that_came_since_are_left_out_and_the_run_continues_bit_by_bit(
+    nnunet, more, monkeypatch, caplog, capsys, words
+):
+    """An unlabelled case is repaired while the run is interrupted; then another one is gone."""
+    number = 943 + len(words)
+    copied = shutil.copytree(nnunet / "raw" / more, nnunet / "raw" / f"Dataset{number}_Late")
+    broken, other = (copied / "imagesTr" / f"more_00{n}_0001.nii.gz" for n in (2, 4))
+    aside = broken.rename(nnunet / broken.name)
+    flags = ["--unlabeled", str(number), "-np", "1"]
+    names = [configured(f"{kind}_{number}", *WORDS, *words) for kind in ("straight", "late")]
+    assert pretrain.main(arguments(names[0], *flags)) == 0
+    stopped_after(monkeypatch, names[1], 33, *flags)
+    aside.rename(broken)
+    assert pretrain.main(arguments(names[1], *flags, "--c")) == 0
+    assert "1 of 11 studies came after this run began and are left out" in caplog.text
+    folders = [folder_of(nnunet, name) for name in names]
+    assert_equal_to(*folders)
+    facts = [read_checkpoint(f / "checkpoint_final.safetensors").facts for f in folders]
+    assert facts[0]["seen_cases"] == facts[1]["seen_cases"]
+    other.unlink()
+    capsys.readouterr()
+    assert pretrain.main(arguments(names[1], *flags, "--c")) == 5
+    assert "was trained on 10 studies, of which 1 are gone" in capsys.readouterr().err
+
+
 def test_rate_decay_and_length_may_change(nnunet, whole):
     name = configured("longer", *WORDS, "pretraining.num_epochs=4", "pretraining.weight_decay=0.5")
     folder = folder_of(nnunet, name)
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for file in ("checkpoint_latest.pth", "metrics.jsonl"):
         shutil.copy(whole / file, folder)
     assert pretrain.main(arguments(name, "--c")) == 0
@@ -236,15 +262,6 @@ def test_rate_decay_and_length_may_change(nnunet, whole):
     saved = torch.load(folder / "checkpoint_latest.pth", weights_only=True)
     decays = [group["weight_decay"] for group in saved["optimizer_state"]["param_groups"]]
     assert decays == [0.5, 0.0]
-
-
-def small_disk(megabytes, mount):
-    """Words that run a command with a small file system of its own mounted at ``mount``."""
-    script = f'mount -t tmpfs -o size={megabytes}k none "{mount}" && shift && exec "$@"'
-    prefix = ["unshare", "-m", "-r", "sh", "-c", script, "sh", "x"]
-    if not shutil.which("unshare") or subprocess.run([*prefix, "true"], check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    return prefix
 
 
 @pytest.mark.slow
@@ -270,7 +287,7 @@ def test_a_full_disk_is_one_line_and_the_last_good_state_stays(nnunet, whole, tm
     assert "cannot write" in errors[0]
     assert "make room and continue with --c" in errors[0]
     assert "Traceback" not in process.stderr
-    saved = next(rescued.rglob("AMAEPretraining*"))
+    saved = next(rescued.rglob("fold_all"))
     assert not list(saved.glob("*.tmp"))
     folder = folder_of(nnunet, name)
     shutil.copytree(saved, folder)
@@ -285,7 +302,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_good_state_stays(
     name = configured("wild", *WORDS, "pretraining.num_epochs=6", "pretraining.lr=1e30",
                       "schedule=constant")  # fmt: skip
     folder = folder_of(nnunet, name)
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for file in ("checkpoint_latest.pth", "metrics.jsonl"):
         shutil.copy(whole / file, folder)
     before = (folder / "checkpoint_latest.pth").read_bytes()

@@ -165,7 +165,7 @@ def test_a_training_that_cannot_learn_raises_the_alarm_once(nnunet, dataset, cap
              "pretraining.lr=1e-12"]  # fmt: skip
     assert configure.main(["950", "3d_fullres", "--name", "still", *words]) == 0
     assert pretrain.main(["950", "still", "-p", "AMAEPlans", "-device", "cpu"]) == 0
-    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__still"
+    folder = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__still" / "fold_all"
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [bool(row["alarm"]) for row in rows] == [False] * 9 + [True] * 5
     assert caplog.text.count("warning: ") == 1

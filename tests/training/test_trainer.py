@@ -14,7 +14,7 @@ from tiny import encode_all, studies
 
 from amae_nnunet.cli import configure
 from amae_nnunet.errors import AMAEError, CheckpointError, ConfigError, ContrastError
-from amae_nnunet.networks.checkpoint import load_mae, read_checkpoint
+from amae_nnunet.networks.checkpoint import load_mae, read_checkpoint, save_checkpoint
 from amae_nnunet.networks.unetr import UNETR, AdaptiveUNETR
 from amae_nnunet.training import trainer as trainers
 
@@ -27,14 +27,16 @@ KINDS = ["AMAETrainer", "AMAETrainerNoPretraining", "AMAETrainerUNETR",
 def make(nnunet, tiny_plans):
     """Make a trainer as nnUNetv2_train does, with its plans changed on the way."""
 
-    def make(kind="AMAETrainerNoPretraining", configuration=tiny_plans, change=None, plans=None):
+    def make(
+        kind="AMAETrainerNoPretraining", configuration=tiny_plans, change=None, plans=None, fold=0
+    ):
         folder = nnunet / "preprocessed" / DATASET
         plans = json.loads((folder / f"{plans or 'AMAEPlans'}.json").read_text())
         if change:
             change(plans["configurations"])
         plans["continue_training"] = False
         dataset_json = json.loads((folder / "dataset.json").read_text())
-        return getattr(trainers, kind)(plans, configuration, 0, dataset_json, CPU)
+        return getattr(trainers, kind)(plans, configuration, fold, dataset_json, CPU)
 
     return make
 
@@ -194,7 +196,7 @@ def test_a_new_training_starts_from_the_checkpoint(make, pretrained, kind):
     for name, value in trainer.network.encoder.blocks.state_dict().items():
         assert torch.equal(value, weights[f"encoder.blocks.{name}"])
     log = Path(trainer.log_file).read_text()
-    assert "loaded the pre-trained encoder of checkpoint_final.safetensors\n" in log
+    assert "loaded the pre-trained encoder of fold_all/checkpoint_final.safetensors\n" in log
     assert "contrasts: ADC, TRACE, T2 from the checkpoint" in log
     assert re.search(r"\d+ tensors with \d+ values: .*blocks \(24\)", log)
     saved = json.loads(Path(trainer.output_folder_base, "plans.json").read_text())
@@ -254,6 +256,32 @@ def test_a_missing_checkpoint_names_the_ways_out(make, nnunet):
     assert "amae-nnunet-pretrain 950 bare -p AMAEPlans" in message
     assert "amae-nnunet-configure --checkpoint" in message
     assert "-tr AMAETrainerNoPretraining" in message
+    base = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__bare"
+    assert all(str(base / f"fold_{fold}" / "checkpoint_final") in message for fold in (0, "all"))
+    assert "(-f 0: without its validation cases)" in message
+    with pytest.raises(CheckpointError) as caught:
+        make("AMAETrainer", "bare", fold="all").on_train_start()
+    assert "-f 0" not in str(caught.value)
+    assert "fold_all" in str(caught.value)
+
+
+def test_a_fold_takes_its_own_pretraining_or_else_that_of_all_cases(make, pretrained, nnunet):
+    assert configure.main(["950", "3d_fullres", "--name", "layers", *TINY]) == 0
+    base = nnunet / "results" / DATASET / "AMAEPretraining__AMAEPlans__layers"
+    checkpoint = read_checkpoint(pretrained)
+    for number, fold in enumerate(("all", 0)):
+        (base / f"fold_{fold}").mkdir(parents=True)
+        model = load_mae(checkpoint)
+        with torch.no_grad():
+            model.encoder.norm.weight.fill_(2 + number)
+        path = base / f"fold_{fold}" / "checkpoint_final.safetensors"
+        save_checkpoint(path, model, checkpoint.facts)
+    for fold, taken, value in ((0, "0", 3), (1, "all", 2), ("all", "all", 2)):
+        trainer = make("AMAETrainer", "layers", fold=fold)
+        trainer.on_train_start()
+        assert (trainer.network.encoder.norm.weight == value).all()
+        log = Path(trainer.log_file).read_text()
+        assert f"loaded the pre-trained encoder of fold_{taken}/checkpoint_final.safeten" in log
 
 
 def test_a_checkpoint_named_in_the_plans_is_used_and_its_place_is_not_saved(

@@ -1,0 +1,42 @@
+"""What a user is told when the disk is full, or a process that reads studies dies.
+
+Both are no fault of the code, so they are one line each, which says how to go on. Not in the paper.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from amae_nnunet.errors import AMAEError
+from amae_nnunet.pretraining.files import CannotWrite
+
+
+@contextmanager
+def in_one_line(again: str) -> Iterator[None]:
+    """A context, or a decorator, that turns either mishap into one line.
+
+    Args:
+        again: how to go on, as in ``continue with --c``.
+
+    Raises:
+        AMAEError: a file cannot be written, or a process that reads studies died or hangs.
+    """
+    try:
+        yield
+    except CannotWrite as error:
+        raise CannotWrite(error.what, again) from None
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
+            raise
+        what = "died, perhaps out of memory"
+        if "timed out" in str(error):
+            what = "hangs (is the disk, or /tmp, full or gone?)"
+            for process in multiprocessing.active_children():
+                process.kill()  # it ignores what torch sends, and the command would wait for it
+                process.join()
+        raise AMAEError(
+            f"a process that reads studies {what}: {again}, with fewer of them (export "
+            "nnUNet_n_proc_DA=2)"
+        ) from None
