@@ -98,7 +98,7 @@ def paired_dots(panels: Sequence[Pairs], unit: str) -> str:
     Returns:
         SVG.
     """
-    with _Figure(1.0 + 1.8 * len(panels), 3.2) as drawing:
+    with _Figure(1.0 + 2.4 * len(panels), 3.2) as drawing:
         row = drawing.row(len(panels))
         for ax, pairs in zip(row, panels, strict=True):
             both = np.array([pairs.first, pairs.second], float)

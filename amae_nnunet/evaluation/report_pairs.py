@@ -23,7 +23,7 @@ from amae_nnunet.evaluation.metrics import METRICS
 from amae_nnunet.evaluation.subsets import Condition
 from amae_nnunet.evaluation.summary import Summary
 
-_PANELS = 5  # side by side in a chart
+_PANELS = 4  # side by side in a chart
 _CAPTION = "a line a case: green rises, red falls; thick the mean"
 
 
