@@ -127,13 +127,14 @@ def test_no_result_names_the_place_of_another_file_or_a_training_case(trained):
         assert "case_0" not in text
 
 
-def test_the_demo_ends_with_a_table_and_two_pictures(tmp_path):
+def test_the_demo_ends_with_a_report_a_table_and_two_pictures(tmp_path):
     tool = Path(sys.executable).parent / "amae-nnunet-demo"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_")}
     result = subprocess.run(
         [tool, "-o", tmp_path / "demo"], env=environment, capture_output=True, text=True, check=True
     )
-    assert "contrasts given" in result.stdout
+    assert "without T2, FLAIR" in result.stdout
+    assert (tmp_path / "demo" / "evaluation" / "report.html").exists()
     assert (tmp_path / "demo" / "demo.png").stat().st_size > 10_000
     again = subprocess.run(
         [tool, "-o", tmp_path / "demo"], env=environment, capture_output=True, text=True, check=True

@@ -1,8 +1,8 @@
 """``amae-nnunet-demo``: the whole path on synthetic studies, in minutes on a CPU.
 
-Makes studies in which contrasts are missing, converts, plans, pre-trains, trains and predicts, each
-with the command that one would type, and ends with a table and a picture. It shows the commands
-and proves the installation; its scores say nothing about real data.
+Makes studies in which contrasts are missing, converts, plans, pre-trains, trains, predicts and
+evaluates, each with the command that one would type, and ends with a report, a table and a picture.
+It shows the commands and proves the installation; its scores say nothing about real data.
 """
 
 from __future__ import annotations
@@ -23,16 +23,13 @@ from amae_nnunet.errors import AMAEError
 
 DATASET = 999
 NUM_TRAIN, NUM_TEST = 24, 8
-#: Contrasts of the test studies that are given to the model, by name of the prediction.
-SUBSETS = {
-    "all": ("ADC", "TRACE", "T2", "FLAIR"),
-    "no_T2": ("ADC", "TRACE", "FLAIR"),
-    "required": ("ADC", "TRACE"),
-}
+CONTRASTS = ("ADC", "TRACE", "T2", "FLAIR")
+#: What the evaluation gives to the model, as its folders of predictions are called.
+GIVEN = ("ADC+TRACE+T2+FLAIR", "ADC+TRACE+FLAIR", "ADC+TRACE")
 TEMPLATE = {
     "name": "Demo",
     "description": "Synthetic acute infarcts",
-    "contrasts": {name: [f"{name}.nii.gz"] for name in SUBSETS["all"]},
+    "contrasts": {name: [f"{name}.nii.gz"] for name in CONTRASTS},
     "required": ["ADC", "TRACE"],
     "label": {"patterns": ["seg.nii.gz"], "labels": {"background": 0, "infarct": 1}},
 }
@@ -55,12 +52,12 @@ def stages(num_threads: int) -> list[Stage]:
     """The commands of the demo, to be run in its folder."""
     model = f"{DATASET} 3d_fullres"
     common = "-p AMAEPlans -device cpu"
-    convert = "amae-nnunet-convert -t template.json -np 1"
-    predict = (
-        f"nnUNetv2_predict -d {DATASET} -c 3d_fullres -f 0 -tr AMAETrainer {common} -npp 1 -nps 1"
-    )
-    training = [
-        Stage("convert the training studies", f"{convert} -i studies/train -d {DATASET} -n Demo"),
+    network = f"-d {DATASET} -c 3d_fullres -f 0 {common}"
+    return [
+        Stage(
+            "convert the training studies",
+            f"amae-nnunet-convert -t template.json -np 1 -i studies/train -d {DATASET} -n Demo",
+        ),
         Stage(
             "plan and preprocess",
             f"nnUNetv2_plan_and_preprocess -d {DATASET} -c 3d_fullres "
@@ -69,18 +66,17 @@ def stages(num_threads: int) -> list[Stage]:
         Stage("set a small network", f"amae-nnunet-configure {model} {SETTINGS}"),
         Stage("pre-train", f"amae-nnunet-pretrain {model} {common} --c"),
         Stage("train", f"nnUNetv2_train {model} 0 -tr AMAETrainer {common} --c"),
+        Stage(
+            "convert the test studies",
+            "amae-nnunet-convert -t template.json -np 1 -i studies/test -o inputs",
+        ),
+        Stage("predict", f"amae-nnunet-predict -i inputs -o predictions {network} -npp 1 -nps 1"),
+        Stage(
+            "evaluate",
+            f"amae-nnunet-evaluate -i inputs -gt labels -o evaluation {network} -np 1 "
+            "--disable_tta --drop T2 T2+FLAIR",
+        ),
     ]
-    testing = []
-    for name in SUBSETS:
-        testing += [
-            Stage(f"convert the test studies, {name}", f"{convert} -i test/{name} -o in/{name}"),
-            Stage(f"predict, {name}", f"{predict} -i in/{name} -o out/{name} --disable_tta"),
-            Stage(
-                f"score, {name}",
-                f"nnUNetv2_evaluate_simple labels out/{name} -l 1 -np 1",
-            ),
-        ]
-    return training + testing
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -125,28 +121,22 @@ def _finish(folder: Path, name: str) -> None:
 
 
 def _write_studies(folder: Path) -> None:
-    """Training studies with contrasts missing at random, and test studies for every subset."""
+    """Training studies with contrasts missing at random, and test studies with all of them."""
     from amae_nnunet.phantom.dataset import AVAILABILITY, write_studies
 
-    for name in ("studies", "test", "labels", "template.json"):
+    for name in ("studies", "labels"):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
     (folder / "template.json").write_text(json.dumps(TEMPLATE, indent=1), encoding="utf-8")
-    contrasts = SUBSETS["all"]
-    availability = {name: AVAILABILITY[name] for name in contrasts}
-    write_studies(folder / "studies/train", NUM_TRAIN, 0, contrasts, availability=availability)
-    complete = dict.fromkeys(contrasts, 1.0)
+    availability = {name: AVAILABILITY[name] for name in CONTRASTS}
+    write_studies(folder / "studies/train", NUM_TRAIN, 0, CONTRASTS, availability=availability)
+    complete = dict.fromkeys(CONTRASTS, 1.0)
     cases = write_studies(
-        folder / "studies/test", NUM_TEST, 1, contrasts, availability=complete, prefix="test"
+        folder / "studies/test", NUM_TEST, 1, CONTRASTS, availability=complete, prefix="test"
     )
     (folder / "labels").mkdir()
     for case in cases:
-        shutil.copy(case / "seg.nii.gz", folder / "labels" / f"{case.name}.nii.gz")
-        for subset, given in SUBSETS.items():
-            target = folder / "test" / subset / case.name
-            target.mkdir(parents=True)
-            for name in given:
-                shutil.copy(case / f"{name}.nii.gz", target)
+        (case / "seg.nii.gz").replace(folder / "labels" / f"{case.name}.nii.gz")
 
 
 def _run_stage(folder: Path, stage: Stage) -> None:
@@ -178,31 +168,28 @@ def _run_stage(folder: Path, stage: Stage) -> None:
 
 
 def _report(folder: Path) -> None:
-    """Print the table; write it and the picture."""
+    """Print the tables of the evaluation, and draw a case of it."""
     import nibabel
     import numpy as np
 
-    from amae_nnunet.evaluation.overlap import case_dice, dice_table
     from amae_nnunet.evaluation.pictures import save_segmentations
-
-    names = {name: " ".join(contrasts) for name, contrasts in SUBSETS.items()}
-    scores = {names[name]: case_dice(folder / "out" / name / "summary.json") for name in SUBSETS}
-    table = dice_table(scores)
-    (folder / "dice.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
 
     def load(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         image = nibabel.as_closest_canonical(nibabel.load(path))
         return np.asarray(image.dataobj, dtype=np.float32).T[:, ::-1]
 
-    case = sorted(next(iter(scores.values())))[0]
+    label = min((folder / "labels").iterdir())
+    case = label.name.removesuffix(".nii.gz")
+    predictions = folder / "evaluation" / "predictions" / "AMAETrainer"
     save_segmentations(
         folder / "demo.png",
-        {name: load(folder / "test/all" / case / f"{name}.nii.gz") for name in SUBSETS["all"]},
-        load(folder / "labels" / f"{case}.nii.gz"),
-        {names[name]: load(folder / "out" / name / f"{case}.nii.gz") for name in SUBSETS},
+        {name: load(folder / "studies/test" / case / f"{name}.nii.gz") for name in CONTRASTS},
+        load(label),
+        {given: load(predictions / given / label.name) for given in GIVEN},
     )
-    print(f"\n{table}\n")
-    print(f"picture: {folder / 'demo.png'}")
+    printed = (folder / "logs" / "evaluate.log").read_text(encoding="utf-8")
+    print(f"\n{printed[printed.index('mean Dice') :]}")
     results = folder / "results" / f"Dataset{DATASET}_Demo"
-    for picture in sorted(results.glob("AMAEPretraining__*/fold_all/*.png")):
+    reconstructions = sorted(results.glob("AMAEPretraining__*/fold_all/*.png"))
+    for picture in (folder / "demo.png", *reconstructions):
         print(f"picture: {picture}")

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 LABEL_COLOUR = "#ffb000"
 PREDICTION_COLOUR = "#00d0ff"
+_MOST = 6  # pictures in one row; more are in two, contrasts above
+_WIDTH, _TITLE, _DPI = 2.4, 0.25, 110  # inches a picture and a line of text, dots an inch
 
 
 def save_segmentations(
-    path: Path,
+    target: Path | IO[bytes],
     images: Mapping[str, NDArray[Any]],
     label: NDArray[Any],
     predictions: Mapping[str, NDArray[Any]],
     aspect: float = 1.0,
 ) -> None:
-    """Write a picture of the slice with the largest label.
+    """Write a picture of the slice with the largest label, or prediction where there is no label.
 
     Args:
-        path: PNG file, written through a temporary name.
+        target: PNG file, written through a temporary name, or a stream.
         images: one (Z, Y, X) a contrast; those that are all zero are left out.
         label: (Z, Y, X), outlined on every image.
         predictions: one (Z, Y, X) a name, drawn with the label on the first image.
@@ -32,34 +34,59 @@ def save_segmentations(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    z = int(np.argmax((label > 0).sum(axis=(1, 2))))
+    z = _slice(label, predictions)
     shown = {name: image[z] for name, image in images.items() if image.any()}
-    columns = max(len(shown), len(predictions))
-    figure = Figure(figsize=(2.4 * columns, 5.4 * aspect), layout="constrained")
+    box = _box([*shown.values(), label[z]])
+    both = len(shown) + len(predictions)
+    rows, columns = (1, both) if both <= _MOST else (2, max(len(shown), len(predictions)))
+    height, width = label[z][box].shape
+    tile = aspect * height / width * _WIDTH + _TITLE
+    size = (_WIDTH * columns, rows * tile + _TITLE)
+    figure = Figure(figsize=size, layout="constrained", facecolor="black")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, columns, squeeze=False)
+    axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
+    below = axes[1] if rows == 2 else axes[0][len(shown) :]
     for ax, (name, image) in zip(axes[0], shown.items(), strict=False):
-        _draw(ax, name, image, aspect)
-        _outline(ax, label[z], LABEL_COLOUR)
+        _draw(ax, name, image[box], aspect)
+        _outline(ax, label[z][box], LABEL_COLOUR)
     first = next(iter(shown.values()))
-    for ax, (name, prediction) in zip(axes[1], predictions.items(), strict=False):
-        _draw(ax, name, first, aspect)
-        _outline(ax, label[z], LABEL_COLOUR)
-        _outline(ax, prediction[z], PREDICTION_COLOUR)
-    figure.suptitle("orange: label   blue: prediction from the contrasts named above", fontsize=9)
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    for ax, (name, prediction) in zip(below, predictions.items(), strict=False):
+        _draw(ax, name, first[box], aspect)
+        _outline(ax, label[z][box], LABEL_COLOUR)
+        _outline(ax, prediction[z][box], PREDICTION_COLOUR)
+    said = "orange: label   blue: prediction of what is named above"
+    figure.suptitle(said, fontsize=9, color="w")
+    if not isinstance(target, Path):
+        figure.savefig(target, dpi=_DPI, format="png")
+        return
+    temporary = target.with_suffix(".tmp.png")
+    figure.savefig(temporary, dpi=_DPI)
+    temporary.replace(target)
+
+
+def _slice(label: NDArray[Any], predictions: Mapping[str, NDArray[Any]]) -> int:
+    extents = [(mask > 0).sum(axis=(1, 2)) for mask in (label, *predictions.values())]
+    return int(np.argmax(extents[0] if extents[0].any() else sum(extents)))
+
+
+def _box(images: Sequence[NDArray[Any]]) -> tuple[slice, slice]:
+    """What is not black in any of the images (Y, X), and a pixel around it."""
+    filled = sum(image > 0.05 * np.max(image, initial=1e-6) for image in images)
+    rows, columns = (np.flatnonzero(filled.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return slice(0, len(images[0])), slice(0, len(images[0][0]))
+    y, x = (slice(max(0, int(at[0]) - 1), int(at[-1]) + 2) for at in (rows, columns))
+    return y, x
 
 
 def _draw(ax: Any, title: str, image: NDArray[Any], aspect: float) -> None:
     low, high = np.percentile(image, [0.5, 99.5])
     ax.imshow(image, cmap="gray", vmin=low, vmax=high, aspect=aspect)
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title, fontsize=9, color="w")
 
 
 def _outline(ax: Any, mask: NDArray[Any], colour: str) -> None:
     if (mask > 0).any():
-        ax.contour(mask > 0, levels=[0.5], colors=colour, linewidths=1.2)
+        ax.contour(mask > 0, levels=[0.5], colors=colour, linewidths=1.0)

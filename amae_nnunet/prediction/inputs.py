@@ -9,23 +9,19 @@ Not in the paper.
 
 from __future__ import annotations
 
-import gzip
 import logging
-import math
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from amae_nnunet.contrasts import FILE_NAME, ContrastRecord
 from amae_nnunet.errors import InputError
+from amae_nnunet.intact import check_complete
 
 log = logging.getLogger(__name__)
 
@@ -108,30 +104,6 @@ def find_cases(folder: Path, ending: str, contrasts: Sequence[str]) -> list[Inpu
     if not cases:
         raise InputError(f"{folder} holds no file CASE_0000{ending}: convert with -o {folder}")
     return [cases[name] for name in sorted(cases)]
-
-
-def check_complete(path: Path) -> None:
-    """Refuse a file that was cut short or changed, which SimpleITK may read without a word.
-
-    Raises:
-        InputError: a checksum is wrong, or voxels are missing.
-    """
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        if packed:
-            with gzip.open(path) as file:
-                while file.read(2**20):  # at its end the checksum is compared
-                    pass
-        elif path.suffix == ".nii":
-            image = nib.load(path)
-            if path.stat().st_size < image.dataobj.offset + math.prod(image.shape) * (
-                image.dataobj.dtype.itemsize
-            ):
-                raise EOFError("the file ends before its voxels do")
-    except (OSError, EOFError, zlib.error, ImageFileError) as error:
-        reason = " ".join(str(error.args[-1]).split())
-        raise InputError(f"{path.name} is damaged ({reason}): copy it again") from None
 
 
 def channel_files(case: InputCase, model: ModelFacts, scratch: Path) -> list[Path]:

@@ -24,6 +24,7 @@ class TrainedModel:
     """Folds of a model that predict together.
 
     Attributes:
+        folder: that it was read from.
         predictor: nnU-Net's, initialized.
         facts: for preprocessing and export.
         contrasts: names in channel order.
@@ -32,6 +33,7 @@ class TrainedModel:
         names: trainer, plans, configuration, folds and checkpoint, for the record.
     """
 
+    folder: Path
     predictor: MirrorBatchPredictor
     facts: ModelFacts
     contrasts: tuple[str, ...]
@@ -85,6 +87,7 @@ class TrainedModel:
             "mirrored": predictor.use_mirroring,
         }
         return cls(
+            folder,
             predictor,
             ModelFacts(plans, configuration, dataset_json, len(contrasts)),
             contrasts,

@@ -10,29 +10,25 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
-from pebble import ProcessExpired, ProcessPool
 
 from amae_nnunet.errors import AMAEError
 from amae_nnunet.prediction.expected import Expected, write_json
 from amae_nnunet.prediction.inputs import InputCase, preprocess
 from amae_nnunet.prediction.model import TrainedModel
+from amae_nnunet.workers import Job, Schedule, ahead, reason, workers
 
 log = logging.getLogger(__name__)
 
 SCRATCH = ".amae_tmp"
-Schedule = Callable[[Callable[..., Any], tuple[Any, ...]], "Future[Any]"]
-Job = tuple[Any, Callable[..., Any], tuple[Any, ...]]  # what it is for, function, arguments
 
 
 @dataclass(frozen=True)
@@ -53,13 +49,13 @@ class Outcome:
     Attributes:
         done: predicted now.
         skipped: predicted by an earlier run.
-        failed: those that could not be predicted.
+        failed: those that could not be predicted, and why.
         lacking: those predicted, now or earlier, without a required contrast.
     """
 
     done: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
     lacking: list[str] = field(default_factory=list)
 
 
@@ -73,8 +69,13 @@ class Run:
         if options.save_probabilities:
             self.endings += [".npz", ".pkl"]
 
-    def predict(self, cases: Sequence[InputCase]) -> Outcome:
-        """Predict all cases that are not predicted yet, and report each as it is done."""
+    def predict(self, cases: Sequence[InputCase], schedule: Schedule | None = None) -> Outcome:
+        """Predict all cases that are not predicted yet, and report each as it is done.
+
+        Args:
+            cases: of the input folder.
+            schedule: of ``workers`` that serve several runs; by default this one has its own.
+        """
         output = self.options.output
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / "dataset.json", self.model.facts.dataset_json)  # as stock nnU-Net,
@@ -82,9 +83,9 @@ class Run:
         pending = [case for case in cases if not self._is_done(case)]
         npp, nps = self.options.npp, self.options.nps
         try:
-            with _workers(npp + nps) as schedule:
-                reads = _ahead(schedule, self._reads(pending), npp)
-                exports = _ahead(schedule, self._exports(reads), nps)
+            with nullcontext(schedule) if schedule else workers(npp + nps) as scheduled:
+                reads = ahead(scheduled, self._reads(pending), npp)
+                exports = ahead(scheduled, self._exports(reads), nps)
                 for expected, future in exports:
                     self._finish(expected, future, len(pending))
         finally:
@@ -165,58 +166,16 @@ class Run:
             self._fail(case, error)
             return
         self.outcome.done.append(case)
-        print(f"[{len(self.outcome.done)}/{total}] {expected}", flush=True)
-        for warning in expected.warnings:
-            log.warning("warning: case %s: %s", case, warning)
+        self.tell(expected, total)
         if expected.required_absent:
             self.outcome.lacking.append(case)
 
+    def tell(self, expected: Expected, total: int) -> None:
+        """Say that a case is done, and what to expect of it."""
+        print(f"[{len(self.outcome.done)}/{total}] {expected}", flush=True)
+        for warning in expected.warnings:
+            log.warning("warning: case %s: %s", expected.case, warning)
+
     def _fail(self, case: str, error: BaseException) -> None:
-        self.outcome.failed.append(case)
-        log.error("case %s failed: %s", case, _reason(error))
-
-
-def _ahead(
-    schedule: Schedule, jobs: Iterable[Job], count: int
-) -> Iterator[tuple[Any, Future[Any]]]:
-    """The jobs in their order, with their futures; ``count`` more are under way."""
-    waiting: deque[tuple[Any, Future[Any]]] = deque()
-    for subject, function, arguments in jobs:
-        waiting.append((subject, schedule(function, arguments)))
-        if len(waiting) > count:
-            yield waiting.popleft()
-    yield from waiting
-
-
-def _at_once(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Future[Any]:
-    future: Future[Any] = Future()
-    try:
-        future.set_result(function(*arguments))
-    except Exception as error:
-        future.set_exception(error)
-    return future
-
-
-@contextmanager
-def _workers(processes: int) -> Iterator[Schedule]:
-    """Run jobs in processes, each of which may die of its job; without any, run them here."""
-    if not processes:
-        yield _at_once
-        return
-    pool = ProcessPool(processes, context=get_context("spawn"))
-    try:
-        yield lambda function, arguments: pool.schedule(function, arguments)
-        pool.close()
-    except BaseException:
-        pool.stop()
-        raise
-    finally:
-        pool.join()
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, ProcessExpired):
-        return "its process died, perhaps out of memory: run again with fewer (-npp 1 -nps 1)"
-    if isinstance(error, AMAEError):
-        return str(error)
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        self.outcome.failed[case] = reason(error)
+        log.error("case %s failed: %s", case, self.outcome.failed[case])

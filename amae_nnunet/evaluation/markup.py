@@ -1,0 +1,97 @@
+"""The pieces of HTML that the report is made of. Every text is escaped here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from amae_nnunet.evaluation.intervals import Interval
+from amae_nnunet.evaluation.metrics import UNITS
+
+#: The metric of the charts and of what stands open; the paper's.
+FIRST = "dice"
+_NAMES = {
+    "dice": "Dice",
+    "sensitivity": "sensitivity",
+    "precision": "precision",
+    "surface_dice": "surface Dice",
+    "lesion_f1": "lesion F1",
+    "hd95": "HD95",
+    "volume_error": "volume error",
+}
+
+
+def named(metric: str) -> str:
+    """``hd95`` -> ``HD95, mm``."""
+    unit = f", {UNITS[metric]}" if metric in UNITS else ""
+    return f"{_NAMES[metric]}{unit}"
+
+
+def number(value: float, metric: str = FIRST) -> str:
+    """A value of a metric; a dash where it is undefined."""
+    if math.isnan(value):
+        return "–"
+    return (f"{value:.1f}" if metric in UNITS else f"{value:.3f}").replace("-", "−")
+
+
+def signed(value: float, metric: str = FIRST) -> str:
+    """A difference of two values."""
+    return ("+" if value > 0 else "") + number(value, metric)
+
+
+def between(interval: Interval | None, metric: str) -> str:
+    """An interval beside its mean, nothing where there is none."""
+    if interval is None:
+        return ""
+    low, high = (number(end, metric) for end in interval)
+    return f' <span class="dim">[{low}, {high}]</span>'
+
+
+def p_value(value: float) -> str:
+    """A p-value to three digits."""
+    return "–" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def text(content: str) -> str:
+    """A cell of text."""
+    return f"<td>{escape(content)}</td>"
+
+
+def figure_cell(content: str) -> str:
+    """A cell of numbers, HTML."""
+    return f'<td class="number">{content}</td>'
+
+
+def table(caption: str, heads: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table of cells, which are HTML, under heads, which are text; it has at least a row."""
+    lines = [list(cells) for cells in rows]
+    kinds = ['class="number"' * ("number" in cell.partition(">")[0]) for cell in lines[0]]
+    head = "".join(
+        f'<th scope="col" {kind}>{escape(name)}</th>'
+        for name, kind in zip(heads, kinds, strict=True)
+    )
+    body = "".join(f"<tr>{''.join(cells)}</tr>" for cells in lines)
+    return (
+        f'<div class="scroll"><table><caption>{escape(caption)}</caption><thead><tr>{head}</tr>'
+        f"</thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def section(title: str, content: str) -> str:
+    """A card of the page, nothing where it has no content."""
+    return f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
+
+
+def fold(title: str, content: str) -> str:
+    """What is shown on demand."""
+    return f"<details><summary>{escape(title)}</summary>{content}</details>"
+
+
+def charts(drawn: Iterable[tuple[str, str]]) -> str:
+    """Charts side by side: SVG and caption of each."""
+    figures = [
+        f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+        for svg, caption in drawn
+    ]
+    return f'<div class="charts">{"".join(figures)}</div>'

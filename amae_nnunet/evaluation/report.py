@@ -1,0 +1,35 @@
+"""What a reader of an evaluation looks at: ``report.html``, and its twin ``results.json``.
+
+The page is one file that needs no network, no server and no script. Nothing in it depends on the
+time or the place of the run. Of images it shows axial slices only, so that no face can be seen. Not
+in the paper.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from amae_nnunet.evaluation.report_page import render
+from amae_nnunet.evaluation.summary import Summary
+from amae_nnunet.evaluation.worst import Worst
+
+REPORT = "report.html"
+RESULTS = "results.json"
+
+
+def write_report(folder: Path, summary: Summary, worst: Sequence[Worst]) -> Path:
+    """Write ``report.html`` and ``results.json``, each replaced as a whole.
+
+    Returns:
+        The path of the page.
+    """
+    _replace(folder / RESULTS, json.dumps(summary.to_json(), indent=1) + "\n")
+    return _replace(folder / REPORT, render(summary, worst))
+
+
+def _replace(path: Path, text: str) -> Path:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    return temporary.replace(path)

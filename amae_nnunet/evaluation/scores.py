@@ -1,0 +1,219 @@
+"""The scores of all predictions: one row a case, model, subset of contrasts and label."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amae_nnunet.errors import AMAEError, InputError
+from amae_nnunet.evaluation.cases import Case, Labels
+from amae_nnunet.evaluation.metrics import METRICS, score
+from amae_nnunet.evaluation.subsets import Condition, Subset, subset_name
+from amae_nnunet.intact import check_complete
+
+#: Stands as the model of the empty prediction, which is scored for every case.
+NOTHING = ""
+VOLUMES = ("label_ml", "predicted_ml")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A file that a model predicted for a case, and from which contrasts."""
+
+    model: str
+    given: Subset
+    path: Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One label of one prediction; ``values`` are those of ``metrics.score``."""
+
+    case: str
+    model: str
+    had: Subset
+    given: Subset
+    label: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What could not be scored; ``model`` is empty where it concerns the whole case."""
+
+    case: str
+    model: str
+    given: Subset
+    reason: str
+
+
+def score_case(
+    case: Case, predictions: Sequence[Prediction], labels: Labels, tolerance: float
+) -> tuple[list[Row], list[Failure]]:
+    """Score the predictions for one case, the empty one among them.
+
+    A file that cannot be read or does not fit the label is a failure, not an error.
+    """
+    try:
+        drawn, spacing = read_labels(case.label, labels)
+    except (AMAEError, OSError, RuntimeError) as error:
+        return [], [Failure(case.name, NOTHING, (), f"its label: {_one_line(error)}")]
+    rows = list(_rows(case, NOTHING, (), drawn, np.zeros_like(drawn), spacing, labels, tolerance))
+    failures = []
+    for prediction in predictions:
+        model, given = prediction.model, prediction.given
+        try:
+            predicted, other = read_labels(prediction.path, labels)
+            _check_grid(drawn.shape, spacing, predicted.shape, other)
+        except (AMAEError, OSError, RuntimeError) as error:
+            failures.append(Failure(case.name, model, given, _one_line(error)))
+            continue
+        rows += _rows(case, model, given, drawn, predicted, spacing, labels, tolerance)
+    return rows, failures
+
+
+def read_labels(path: Path, labels: Labels) -> tuple[NDArray[Any], tuple[float, ...]]:
+    """Voxels (Z, Y, X) of a label or prediction, and their spacing in mm.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise InputError("there is no prediction")
+    check_complete(path)
+    voxels, properties = labels.reader().read_seg(str(path))
+    return voxels[0], tuple(map(float, properties["spacing"]))
+
+
+def _check_grid(
+    shape: Sequence[int], spacing: Sequence[float], other: Sequence[int], others: Sequence[float]
+) -> None:
+    if tuple(shape) != tuple(other) or not np.allclose(spacing, others, rtol=1e-3):
+        raise InputError(
+            f"the prediction has {_by(other)} voxels of {_by(others)} mm, the label {_by(shape)} "
+            f"of {_by(spacing)} mm: predict on the label's grid"
+        )
+
+
+def _by(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _rows(
+    case: Case,
+    model: str,
+    given: Subset,
+    drawn: NDArray[Any],
+    predicted: NDArray[Any],
+    spacing: Sequence[float],
+    labels: Labels,
+    tolerance: float,
+) -> Iterator[Row]:
+    counted = np.ones(drawn.shape, bool) if labels.ignore is None else drawn != labels.ignore
+    for name, values in labels.values.items():
+        masks = [np.isin(voxels, values) & counted for voxels in (drawn, predicted)]
+        found = score(masks[0], masks[1], spacing, tolerance)
+        yield Row(case.name, model, case.had, given, name, found)
+
+
+class Scores:
+    """All rows, to be asked for the numbers of a model under a condition.
+
+    Attributes:
+        rows: of the models' predictions, in the order of models, cases and subsets.
+        models: names, in the order in which they were given.
+        predictors: those of them that predict, and not only have predicted.
+        labels: names.
+        had: case -> the contrasts that it had.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[Row],
+        models: Sequence[str],
+        predictors: Sequence[str],
+        labels: Sequence[str],
+    ) -> None:
+        self.predictors = tuple(predictors)
+        every = sorted(rows, key=lambda row: (row.case, -len(row.given)))
+        self.models, self.labels = tuple(models), tuple(labels)
+        self.rows = [row for model in models for row in every if row.model == model]
+        self.had = {row.case: row.had for row in every}
+        self._values: dict[tuple[str, str, Subset], dict[str, Mapping[str, float]]] = {}
+        for row in every:
+            self._values.setdefault((row.model, row.case, row.given), {})[row.label] = row.values
+
+    @property
+    def cases(self) -> list[str]:
+        """Names of all cases that have a label."""
+        return list(self.had)
+
+    def value(
+        self, model: str, case: str, given: Subset, metric: str, labels: Sequence[str]
+    ) -> float:
+        """A metric of one prediction, the mean over those of ``labels`` for which it is defined.
+
+        NaN where it is defined for none, or where there is no such prediction.
+        """
+        found = self._values.get((model, case, given), {})
+        defined = [found[label][metric] for label in labels if label in found]
+        defined = [value for value in defined if not math.isnan(value)]
+        return sum(defined) / len(defined) if defined else math.nan
+
+    def has(self, model: str, case: str, given: Subset) -> bool:
+        """Whether a model's prediction of a case from these contrasts was scored."""
+        return (model, case, given) in self._values
+
+    def drawn(self, case: str) -> list[str]:
+        """The labels that are not empty in a case."""
+        labels = self._values[NOTHING, case, ()]
+        return [name for name in self.labels if labels[name]["label_ml"] > 0]
+
+    def models_under(self, condition: Condition) -> tuple[str, ...]:
+        """The models that a condition can be asked of; of mere predictions only the first can."""
+        return self.predictors if condition.drop else self.models
+
+    def common_cases(self, condition: Condition) -> list[str]:
+        """The cases that every model has predicted under a condition."""
+        models = self.models_under(condition)
+        return [
+            case
+            for case, had in self.had.items()
+            if all(self.has(model, case, condition.given(had)) for model in models)
+        ]
+
+    def by_case(
+        self, model: str, condition: Condition, metric: str, labels: Sequence[str] = ()
+    ) -> dict[str, float]:
+        """A metric of each of the common cases, the mean over labels (by default all)."""
+        return {
+            case: self.value(
+                model, case, condition.given(self.had[case]), metric, labels or self.labels
+            )
+            for case in self.common_cases(condition)
+        }
+
+
+def write_csv(path: Path, scores: Scores) -> Path:
+    """Write all rows, through a temporary name; what is undefined is left empty."""
+    temporary = path.with_suffix(".csv.tmp")
+    names = [*METRICS, *VOLUMES]
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["model", "case", "had", "given", "label", *names])
+        for row in scores.rows:
+            values = ["" if math.isnan(row.values[name]) else row.values[name] for name in names]
+            sets = [subset_name(row.had), subset_name(row.given)]
+            writer.writerow([row.model, row.case, *sets, row.label, *values])
+    return temporary.replace(path)

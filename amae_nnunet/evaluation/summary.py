@@ -1,0 +1,206 @@
+"""All numbers of an evaluation, made once for the report's page and for its twin in JSON."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
+
+from amae_nnunet import __version__
+from amae_nnunet.evaluation.compare import (
+    Comparison,
+    Mean,
+    means,
+    model_comparisons,
+    withheld_comparisons,
+)
+from amae_nnunet.evaluation.intervals import CONFIDENCE, RESAMPLES, SEED
+from amae_nnunet.evaluation.metrics import METRICS
+from amae_nnunet.evaluation.scores import NOTHING, Failure, Scores
+from amae_nnunet.evaluation.shapley import Worth, worths
+from amae_nnunet.evaluation.subsets import Condition, Subset, Wanted
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Group:
+    """The cases that had the same contrasts, predicted from the same subset of them.
+
+    Attributes:
+        means: metric -> mean over the cases in which it is defined.
+    """
+
+    model: str
+    had: Subset | None
+    given: Subset
+    n: int
+    means: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class FalseAlarm:
+    """What a model predicts in the ``n`` cases in which a label is empty.
+
+    Attributes:
+        alarms: in how many of them it predicts any voxel.
+        mean_ml: mean volume that it predicts in all of them.
+    """
+
+    model: str
+    condition: str
+    label: str
+    n: int
+    alarms: int
+    mean_ml: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the report shows.
+
+    Attributes:
+        title: of the page.
+        scores: of all predictions.
+        wanted: what was withheld.
+        contrasts: names in channel order; empty where there are no images.
+        tolerance: of the surface Dice in mm.
+    """
+
+    title: str
+    scores: Scores
+    wanted: Wanted
+    contrasts: Subset
+    tolerance: float
+    failures: Sequence[Failure]
+    means: Sequence[Mean]
+    comparisons: Sequence[Comparison]
+    withheld: Sequence[Comparison]
+    by_had: Sequence[Group]
+    by_given: Sequence[Group]
+    worths: Sequence[Worth]
+    false_alarms: Sequence[FalseAlarm]
+
+    @classmethod
+    def of(cls, scores: Scores, wanted: Wanted, contrasts: Subset, **known: Any) -> Summary:
+        """Compute all numbers; ``known`` are the attributes that are not computed."""
+        names, conditions = list(METRICS), wanted.conditions
+        return cls(
+            scores=scores,
+            wanted=wanted,
+            contrasts=contrasts,
+            means=means(scores, conditions, names),
+            comparisons=[
+                found
+                for condition in conditions
+                for metric in names
+                for found in model_comparisons(scores, condition, metric)
+            ],
+            withheld=[
+                found
+                for condition in conditions[1:]
+                for metric in names
+                for found in withheld_comparisons(scores, condition, metric)
+            ],
+            by_had=by_had(scores),
+            by_given=by_given(scores, contrasts),
+            worths=worths(scores, names, contrasts, wanted.fixed) if wanted.choice else [],
+            false_alarms=false_alarms(scores, conditions),
+            **known,
+        )
+
+    @property
+    def patterns(self) -> dict[Subset, int]:
+        """How many cases had which contrasts, most first."""
+        counts = Counter(self.scores.had.values())
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def to_json(self) -> dict[str, Any]:
+        """The twin of the page; NaN is null."""
+        parts = ("means", "comparisons", "withheld", "by_had", "by_given", "worths")
+        content = {
+            "schema": SCHEMA,
+            "title": self.title,
+            "version": __version__,
+            "models": self.scores.models,
+            "contrasts": self.contrasts,
+            "required": self.wanted.required,
+            "subsets": self.wanted.choice,
+            "labels": self.scores.labels,
+            "tolerance_mm": self.tolerance,
+            "bootstrap": {"confidence": CONFIDENCE, "resamples": RESAMPLES, "seed": SEED},
+            "cases": [{"had": had, "n": n} for had, n in self.patterns.items()],
+            "failures": self.failures,
+            **{part: getattr(self, part) for part in (*parts, "false_alarms")},
+        }
+        plain: dict[str, Any] = _plain(content)
+        return plain
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _group(
+    scores: Scores, model: str, had: Subset | None, given: Subset, cases: Sequence[str]
+) -> Group:
+    found = {}
+    for metric in METRICS:
+        values = [scores.value(model, case, given, metric, scores.labels) for case in cases]
+        defined = [value for value in values if not math.isnan(value)]
+        found[metric] = sum(defined) / len(defined) if defined else math.nan
+    return Group(model, had, given, len(cases), found)
+
+
+def by_had(scores: Scores) -> list[Group]:
+    """The cases as they are, by the contrasts that they had; those with the most first."""
+    common, groups = scores.common_cases(Condition()), dict.fromkeys(scores.had.values())
+    return [
+        _group(scores, model, had, had, [case for case in common if scores.had[case] == had])
+        for had in sorted(groups, key=lambda names: -len(names))
+        for model in scores.models
+        if had in {scores.had[case] for case in common}
+    ]
+
+
+def by_given(scores: Scores, contrasts: Subset) -> list[Group]:
+    """Each subset that was predicted, over all cases that had it; largest first."""
+    given = {row.given for row in scores.rows if row.given}
+    order = sorted(given, key=lambda names: (-len(names), [contrasts.index(n) for n in names]))
+    found = []
+    for subset in order:
+        for model in scores.models:
+            cases = [case for case in scores.cases if scores.has(model, case, subset)]
+            if cases:
+                found.append(_group(scores, model, None, subset, cases))
+    return found
+
+
+def false_alarms(scores: Scores, conditions: Sequence[Condition]) -> list[FalseAlarm]:
+    """What is predicted where a label is empty; nothing for labels that never are."""
+    found = []
+    for condition in conditions:
+        cases = scores.common_cases(condition)
+        for label in scores.labels:
+            empty = [
+                case for case in cases
+                if scores.value(NOTHING, case, (), "label_ml", [label]) == 0
+            ]  # fmt: skip
+            for model in scores.models_under(condition) if empty else ():
+                ml = [
+                    scores.value(
+                        model, case, condition.given(scores.had[case]), "predicted_ml", [label]
+                    )
+                    for case in empty
+                ]
+                alarms, mean = sum(volume > 0 for volume in ml), sum(ml) / len(ml)
+                found.append(FalseAlarm(model, condition.name, label, len(empty), alarms, mean))
+    return found

@@ -1,0 +1,62 @@
+"""Jobs in processes of their own, each of which may die of its job without stopping the others."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from amae_nnunet.errors import AMAEError
+
+Schedule = Callable[[Callable[..., Any], tuple[Any, ...]], "Future[Any]"]
+Job = tuple[Any, Callable[..., Any], tuple[Any, ...]]  # what it is for, function, arguments
+
+
+def ahead(schedule: Schedule, jobs: Iterable[Job], count: int) -> Iterator[tuple[Any, Future[Any]]]:
+    """The jobs in their order, with their futures; ``count`` more are under way."""
+    waiting: deque[tuple[Any, Future[Any]]] = deque()
+    for subject, function, arguments in jobs:
+        waiting.append((subject, schedule(function, arguments)))
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _at_once(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Future[Any]:
+    future: Future[Any] = Future()
+    try:
+        future.set_result(function(*arguments))
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+@contextmanager
+def workers(processes: int) -> Iterator[Schedule]:
+    """Run jobs in processes, each of which may die of its job; without any, run them here."""
+    if not processes:
+        yield _at_once
+        return
+    pool = ProcessPool(processes, context=get_context("spawn"))
+    try:
+        yield lambda function, arguments: pool.schedule(function, arguments)
+        pool.close()
+    except BaseException:
+        pool.stop()
+        raise
+    finally:
+        pool.join()
+
+
+def reason(error: BaseException) -> str:
+    """In one line, why a job failed."""
+    if isinstance(error, ProcessExpired):
+        return "its process died, perhaps out of memory: run again with fewer processes"
+    if isinstance(error, AMAEError):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

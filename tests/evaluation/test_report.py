@@ -1,0 +1,178 @@
+"""The page and its twin, of rows made by hand, where numbers are missing or many."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from evaluation.tables import game_scores, row
+
+from amae_nnunet.evaluation import intervals
+from amae_nnunet.evaluation.metrics import METRICS
+from amae_nnunet.evaluation.pictures import save_segmentations
+from amae_nnunet.evaluation.report import write_report
+from amae_nnunet.evaluation.scores import NOTHING, Failure, Scores
+from amae_nnunet.evaluation.subsets import Condition, Wanted
+from amae_nnunet.evaluation.summary import Summary
+from amae_nnunet.evaluation.text import tables
+from amae_nnunet.evaluation.worst import Worst, worst_cases
+
+HAD = ("ADC", "TRACE", "T2")
+DROP = Condition(("T2",))
+
+
+def summarise(scores, wanted=None, failures=()):
+    return Summary.of(
+        scores, wanted or Wanted(), HAD, title="Study", tolerance=2.0, failures=list(failures)
+    )
+
+
+def page(summary, folder, worst=()):
+    return write_report(folder, summary, list(worst)).read_text()
+
+
+@pytest.fixture(autouse=True)
+def quick_intervals(monkeypatch):
+    monkeypatch.setattr(intervals, "RESAMPLES", 99)
+
+
+@pytest.fixture
+def two_models():
+    games = {
+        f"case_{i}": {
+            "one": lambda s, i=i: 0.1 * len(s) + 0.01 * i,
+            "other": lambda s, i=i: 0.2 * len(s) + 0.01 * (i % 3),
+        }
+        for i in range(6)
+    }
+    return game_scores(games, HAD, ("one", "other"))
+
+
+def test_one_table_compares_models_and_each_with_itself(two_models):
+    summary = summarise(two_models, Wanted((Condition(), DROP), "all"))
+    found = [c for c in summary.comparisons if c.metric == "dice"]
+    assert [(c.condition, c.first, c.second, c.n) for c in found] == [
+        ("as each case is", "one", "other", 6), ("without T2", "one", "other", 6)
+    ]  # fmt: skip
+    differences = [0.3 + 0.01 * (i % 3 - i) for i in range(6)]
+    assert found[0].difference == pytest.approx(np.mean(differences))
+    assert found[0].p == pytest.approx(2 / 2**6)
+    lost = [c for c in summary.withheld if c.metric == "dice"]
+    assert [(c.condition, c.difference) for c in lost] == [
+        ("one", pytest.approx(0.1)), ("other", pytest.approx(0.2))
+    ]  # fmt: skip
+    assert lost[0].p_holm == pytest.approx(2 * lost[0].p)
+    printed = tables(summary)
+    assert "as each case is      6  0.325  0.610" in printed
+    assert "other: as each case is minus without T2" in printed
+
+
+def test_what_a_model_has_only_predicted_is_in_the_first_table_alone(two_models):
+    scores = Scores(
+        [r for r in two_models.rows if r.model == "one" or r.given == HAD]
+        + [row(case, NOTHING, HAD, ()) for case in two_models.cases],
+        ["one", "other"], ["one"], ["infarct"],
+    )  # fmt: skip
+    summary = summarise(scores, Wanted((Condition(), DROP), "all"))
+    assert {(m.model, m.condition) for m in summary.means} == {
+        ("one", "as each case is"), ("other", "as each case is"), ("one", "without T2")
+    }  # fmt: skip
+    assert {c.condition for c in summary.comparisons} == {"as each case is"}
+    assert {w.model for w in summary.worths} == {"one"}
+    assert "-" in tables(summary).splitlines()[2]
+
+
+def test_cases_that_one_model_failed_on_are_in_no_table(two_models, tmp_path):
+    rows = [r for r in two_models.rows if (r.model, r.case) != ("other", "case_3")]
+    rows += [row(case, NOTHING, HAD, ()) for case in two_models.cases]
+    summary = summarise(
+        Scores(rows, ["one", "other"], ["one", "other"], ["infarct"]),
+        failures=[Failure("case_3", "other", HAD, "its images <b>differ</b>")],
+    )
+    assert {m.n for m in summary.means} == {5}
+    text = page(summary, tmp_path)
+    assert "its images &lt;b&gt;differ&lt;/b&gt;" in text
+    assert "What failed" in text
+
+
+def test_a_label_that_is_never_drawn_is_undefined_and_false_alarms_are_counted(tmp_path):
+    nan = dict.fromkeys(METRICS, math.nan) | {"volume_error": 0.0}
+    rows = []
+    for number, case in enumerate(("a", "b", "c", "d")):
+        rows.append(row(case, NOTHING, HAD, (), "infarct"))
+        rows.append(row(case, NOTHING, HAD, (), "bleed", drawn=0.0))
+        rows.append(row(case, "M", HAD, HAD, "infarct", dice=0.5))
+        alarm = {"predicted_ml": 3.0} if number == 2 else {**nan, "predicted_ml": 0.0}
+        rows.append(row(case, "M", HAD, HAD, "bleed", drawn=0.0, **alarm))
+    summary = summarise(Scores(rows, ["M"], ["M"], ["infarct", "bleed"]))
+    found = {m.label: m for m in summary.means if m.metric == "dice"}
+    assert (found["bleed"].n, found["bleed"].mean) == (1, 0.0)
+    assert found["mean over labels"].mean == 0.25  # of labels, as nnU-Net has it
+    assert found["mean over labels"].interval is None  # it is no mean over cases
+    (alarm,) = summary.false_alarms
+    assert (alarm.label, alarm.n, alarm.alarms, alarm.mean_ml) == ("bleed", 4, 1, 0.75)
+    text = page(summary, tmp_path)
+    assert "1 of 4" in text
+    twin = json.loads((tmp_path / "results.json").read_text())
+    assert twin["false_alarms"][0]["alarms"] == 1
+    assert summary.comparisons == summary.withheld == summary.worths == []
+
+
+def test_a_page_of_next_to_nothing_is_drawn(tmp_path):
+    nothing = dict.fromkeys([*METRICS, "label_ml", "predicted_ml"], math.nan)
+    rows = [row("a", NOTHING, (), ()), row("a", "M", (), (), **nothing), row("a", "N", (), ())]
+    scores = Scores(rows, ["M", "N"], [], ["infarct"])
+    summary = Summary.of(scores, Wanted(), (), title="x", tolerance=2.0, failures=[])
+    text = page(summary, tmp_path)
+    assert '<td class="number">–</td>' in text
+    twin = json.loads((tmp_path / "results.json").read_text())
+    assert twin["means"][0]["mean"] is None
+    assert worst_cases(scores) == [("a", "N", 0.0)]
+
+
+def test_names_cannot_become_markup_or_placeholders(tmp_path):
+    games = {"<script>alert(1)</script>@MEANS@": {"A&B": lambda s: 0.1}}
+    scores = game_scores(games, HAD, ("A&B",))
+    worst = [Worst("<script>alert(1)</script>@MEANS@", "A&B", 0.1, "")]
+    text = page(summarise(scores), tmp_path, worst)
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;@MEANS@" in text
+    assert "A&amp;B" in text
+
+
+def test_many_cases_keep_the_page_small_and_it_is_the_same_each_time(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.random((2000, 2))
+    rows = []
+    for number, pair in enumerate(values):
+        rows.append(row(f"c{number:04d}", NOTHING, HAD, ()))
+        rows += [
+            row(f"c{number:04d}", model, HAD, HAD, dice=float(value))
+            for model, value in zip(("one", "other"), pair, strict=True)
+        ]
+    summary = summarise(Scores(rows, ["one", "other"], [], ["infarct"]))
+    first = page(summary, tmp_path)
+    assert len(first) < 1_000_000
+    assert page(summary, tmp_path) == first
+
+
+def test_the_lowest_of_each_model_are_drawn_each_case_once(two_models):
+    found = worst_cases(two_models)
+    assert [dice for *_, dice in found] == sorted(dice for *_, dice in found)
+    assert [(case, model) for case, model, _ in found] == [
+        ("case_0", "one"), ("case_1", "one"), ("case_3", "other"), ("case_4", "other")
+    ]  # fmt: skip
+
+
+def test_a_picture_shows_the_slice_of_the_label_or_of_the_predictions(tmp_path):
+    rng = np.random.default_rng(0)
+    image, empty = rng.random((4, 20, 16)).astype(np.float32), np.zeros((4, 20, 16))
+    label, prediction = empty.copy(), empty.copy()
+    label[2, 5:9, 5:9], prediction[1, 3:9, 3:9] = 1, 1
+    pictures = []
+    for drawn in (label, empty):
+        path = tmp_path / "picture.png"
+        save_segmentations(path, {"T2": image, "T1": empty}, drawn, {"M": prediction}, 1.5)
+        pictures.append(path.read_bytes())
+    assert pictures[0] != pictures[1]
+    assert [p.name for p in tmp_path.iterdir()] == ["picture.png"]
