@@ -32,9 +32,6 @@ from amae_nnunet.prediction.model import TrainedModel
 from amae_nnunet.prediction.withheld import predict_withheld
 from amae_nnunet.workers import ahead, reason, workers
 
-# What a model scored in its own validation is of no use here, and stock models do not record it.
-logging.getLogger("amae_nnunet.prediction.model").setLevel(logging.ERROR)
-
 _NAME = re.compile(r"\w[\w .+-]*")
 
 

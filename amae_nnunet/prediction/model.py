@@ -48,6 +48,7 @@ class TrainedModel:
         folds: Sequence[str],
         checkpoint: str,
         device: torch.device,
+        with_scores: bool = True,
         **options: Any,
     ) -> TrainedModel:
         """Load a model.
@@ -57,6 +58,7 @@ class TrainedModel:
             folds: that predict; empty: all that are trained, but for ``all``.
             checkpoint: name of the file in a fold's folder.
             device: to predict on.
+            with_scores: look up what the folds scored, and warn where they say nothing.
             options: of ``nnUNetPredictor``.
 
         Raises:
@@ -92,7 +94,7 @@ class TrainedModel:
             ModelFacts(plans, configuration, dataset_json, len(contrasts)),
             contrasts,
             required_contrasts(dataset_json),
-            fold_scores(folder, folds, contrasts),
+            fold_scores(folder, folds, contrasts) if with_scores else None,
             names,
         )
 
