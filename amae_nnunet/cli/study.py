@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import re
 from collections import Counter
@@ -213,6 +212,7 @@ class Study:
             args.folds,
             args.checkpoint,
             device,
+            with_scores=False,
             tile_step_size=args.step_size,
             use_mirroring=not args.disable_tta,
             perform_everything_on_device=device.type == "cuda",

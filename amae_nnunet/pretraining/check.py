@@ -27,7 +27,7 @@ from amae_nnunet.pretraining.rebuild import run_model
 from amae_nnunet.pretraining.studies import Study
 
 DRAWS = 8
-MARGIN = 0.05
+MARGIN = 0.02
 
 #: Row of the model that an image is declared as -> row under which it is rebuilt.
 Renaming = dict[int, int]
