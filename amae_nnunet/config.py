@@ -42,9 +42,16 @@ def _require(condition: bool, message: str) -> None:
 def _fits(value: Any, annotation: Any) -> bool:
     """Whether a plain value is of a settable field's type (int passes as float, never bool)."""
     if annotation in (int, float):
-        kinds = (int,) if annotation is int else (int, float)
-        return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+        if isinstance(value, int):
+            return not isinstance(value, bool) and abs(value) < 2**63
+        return annotation is float and isinstance(value, float) and math.isfinite(value)
     return isinstance(value, annotation)
+
+
+def _is_axes(value: Any) -> bool:
+    """Whether a value of JSON is a whole number of 1 or more for each of three axes."""
+    axes = isinstance(value, (list, tuple)) and len(value) == 3
+    return axes and all(_fits(number, int) and number >= 1 for number in value)
 
 
 def from_settings(config: type[_Config], settings: Mapping[str, Any], **derived: Any) -> _Config:
@@ -178,6 +185,13 @@ class ModelConfig:
         tuples = ("contrasts", "patch_size", "spacing", "strides", "kernel_sizes")
         missing = [key for key in tuples if not isinstance(content.get(key), (list, tuple))]
         _require(not missing, f"{', '.join(missing)} is missing or not a list")
+        for key in ("strides", "kernel_sizes"):
+            _require(bool(content[key]), f"{key} is empty")
+            _require(all(map(_is_axes, content[key])), f"{key} does not hold three numbers an axis")
+        _require(_is_axes(content["patch_size"]), "patch_size is not three whole numbers")
+        spacing = content["spacing"]
+        good = len(spacing) == 3 and all(_fits(mm, float) and mm > 0 for mm in spacing)
+        _require(good, "spacing is not three numbers above 0")
         derived = {
             key: tuple(tuple(v) if isinstance(v, list) else v for v in content[key])
             for key in tuples

@@ -64,7 +64,7 @@ def _show(args: argparse.Namespace) -> None:
     model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     studies = find_studies(dataset, args.cases, model.config.contrasts)
     args.output.mkdir(parents=True, exist_ok=True)
-    mask_ratio = checkpoint.facts["pretraining"]["mask_ratio"]
+    mask_ratio = checkpoint.mask_ratio
     if args.check:
         _check(model, studies, args.output / "check.json", mask_ratio, args.seed)
         return
