@@ -132,6 +132,7 @@ def read_header(stream: IO[bytes], path: str, member: str = "") -> list[Slice]:
                 stream, _MAX_VALUE, stop_before_pixels=True, force=True,
                 specific_tags=_wanted_tags(),
             )  # fmt: skip
+            _check_lengths(header)
             problem = _pixel_damage(stream, header)
             frames = _frames(header)
             return [
@@ -211,6 +212,18 @@ def _check_deflated(stream: IO[bytes]) -> None:
         except (TooLarge, zlib.error) as error:
             raise Damaged(str(error)) from None
     stream.seek(0)
+
+
+def _check_lengths(header: Dataset) -> None:
+    """Refuse a header with a value that was too long to be read.
+
+    Raises:
+        Damaged: it has one.
+    """
+    for tag in header.keys():  # noqa: SIM118  its values may be unread
+        element = header.get_item(tag, keep_deferred=True)
+        if element is not None and element.value is None and getattr(element, "length", 0) > 0:
+            raise Damaged("a value of its header is longer than any")
 
 
 def _pixel_damage(stream: IO[bytes], header: Dataset) -> str:
