@@ -222,7 +222,7 @@ def _check_lengths(header: Dataset) -> None:
     """
     for tag in header.keys():  # noqa: SIM118  its values may be unread
         element = header.get_item(tag, keep_deferred=True)
-        if element is not None and element.value is None and getattr(element, "length", 0) > 0:
+        if element.value is None and getattr(element, "length", 0) > 0:
             raise Damaged("a value of its header is longer than any")
 
 
