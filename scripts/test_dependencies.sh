@@ -4,7 +4,7 @@
 #
 #   bash scripts/test_dependencies.sh [lowest|newest|both] [FOLDER] [pytest arguments]
 #
-# Needs uv (pip install uv), which can resolve to the lowest versions. The lowest ones are those that
+# LOWEST_PYTHON and NEWEST_PYTHON name other interpreters than 3.10 and 3.13. Needs uv (pip install uv), which can resolve to the lowest versions. The lowest ones are those that
 # pyproject.toml declares; what these need in turn is taken as new as it may be.
 set -euo pipefail
 which="${1:-both}"
@@ -22,5 +22,5 @@ check() { # check lowest-direct 3.10
     "$environment/bin/pytest" -q "${@:3}" # the script sees what is installed, not this folder
 }
 
-[ "$which" = newest ] || check lowest-direct 3.10 "$@"
-[ "$which" = lowest ] || check highest 3.13 "$@"
+[ "$which" = newest ] || check lowest-direct "${LOWEST_PYTHON:-3.10}" "$@"
+[ "$which" = lowest ] || check highest "${NEWEST_PYTHON:-3.13}" "$@"
