@@ -178,6 +178,8 @@ class SubsetScores:
                 for entry in content["subsets"]
             ]
             checkpoint = content.get("checkpoint")
+            if not isinstance(checkpoint, str | None):
+                raise TypeError(f"checkpoint is {checkpoint!r}")
             return cls.of(
                 tuple(content["contrasts"]), bool(content["held_out"]), scores, checkpoint
             )

@@ -25,6 +25,7 @@ SUBSETS = {
     "schema": 1,
     "contrasts": ["ADC", "TRACE", "T2"],
     "held_out": True,
+    "checkpoint": "checkpoint_final.pth",
     "subsets": [
         {"present": ["ADC"], "n": 2, "dice": 0.5, "labels": {"infarct": {"n": 2, "dice": 0.5}}},
         {"present": ["ADC", "T2"], "n": 1, "dice": None, "labels": {"x": {"n": 0, "dice": None}}},

@@ -28,7 +28,12 @@ def test_the_block_of_the_plans(nnunet, pretrained):
         return json.loads(path.read_text())["configurations"][configuration]["amae"]
 
     dataset = PreprocessedDataset.open("950", "3d_fullres", "nnUNetPlans")
-    words = ["pos_embed=learned", "lr=1e-3", "loss=dice_ce", "activation_checkpointing=true"]
+    words = [
+        "pos_embed=learned",
+        "lr=1e-3",
+        "loss=dice_ce",
+        "pretraining.activation_checkpointing=true",
+    ]
     configure(dataset, parse_settings(words), "own", "SchemaPlans")
     assert block("SchemaPlans", "own")["pretraining"] == {"activation_checkpointing": True}
     start = ["950", "3d_fullres", "-o", "FromPlans", "--checkpoint", str(pretrained)]
