@@ -22,13 +22,14 @@ from convert.studies import AFFINE, make_case, voxels, write_template
 from safetensors.torch import load_file, save_file
 from tiny import make_config
 
-from amae_nnunet.convert import nifti, unpack
+from amae_nnunet import unpack
+from amae_nnunet.convert import nifti
 from amae_nnunet.convert.codes import CaseError
 from amae_nnunet.convert.dicom import headers, scan, volume
 from amae_nnunet.errors import CheckpointError, InputError
+from amae_nnunet.intact import check_complete
 from amae_nnunet.networks.checkpoint import read_checkpoint, save_checkpoint
 from amae_nnunet.networks.mae import AdaptiveMAE
-from amae_nnunet.prediction.inputs import check_complete
 from amae_nnunet.pretraining import state
 
 ROOT = Path(__file__).parents[1]

@@ -19,7 +19,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from amae_nnunet.convert.codes import CaseError
-from amae_nnunet.convert.unpack import nifti_class, open_plain, read_nifti
+from amae_nnunet.unpack import nifti_class, open_plain, read_nifti
 
 _SPACING_RANGE = (0.05, 20.0)  # mm: outside of it the unit is not millimetres
 _MAX_SHEAR = 1e-3  # cosine between two axes of the grid

@@ -25,9 +25,9 @@ from amae_nnunet.convert.found import Found
 from amae_nnunet.convert.scan import case_id, check_inside, refuse_clashes
 from amae_nnunet.convert.source import NiftiFile, RawCase
 from amae_nnunet.convert.template import Template
-from amae_nnunet.convert.unpack import MAX_BYTES
 from amae_nnunet.errors import InputError
 from amae_nnunet.parse import parse_json
+from amae_nnunet.unpack import MAX_BYTES
 
 _ENDINGS = (".nii.gz", ".nii")
 _FOLDERS = (("imagesTr", "labelsTr", "train"), ("imagesTs", "labelsTs", "test"))

@@ -22,8 +22,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from amae_nnunet.convert.dicom import vendor
 from amae_nnunet.convert.dicom.stack import Facts
-from amae_nnunet.convert.unpack import TooLarge, check_deflated
 from amae_nnunet.errors import ConfigError
+from amae_nnunet.unpack import TooLarge, check_deflated
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

@@ -23,8 +23,8 @@ from amae_nnunet.convert.dicom.files import UNREADABLE, is_packed, open_containe
 from amae_nnunet.convert.dicom.pixels import frame_values
 from amae_nnunet.convert.dicom.stack import Stack
 from amae_nnunet.convert.nifti import open_nifti
-from amae_nnunet.convert.unpack import MAX_BYTES, TooLarge, copy_packed
 from amae_nnunet.errors import ConfigError
+from amae_nnunet.unpack import MAX_BYTES, TooLarge, copy_packed
 
 # No sidecars (they hold header text), no names from headers, no rotation. With -w 2 a second result
 # gets a name of its own; with -w 1 it would take the place of the first without a word.
