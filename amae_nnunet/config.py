@@ -1,6 +1,6 @@
 """The configuration: what a network, a pre-training and a fine-tuning are made of.
 
-Defaults are the paper's values where it states them; "not in the paper" marks the others. The
+Defaults are the paper's values where it states them; "Not in the paper" marks the others. The
 dataclasses are filled from a configuration of ``plans.json`` (patch, spacing, strides) and its
 ``"amae"`` block (all the rest), so that a run can be repeated from its plans. Imports no torch.
 
@@ -42,9 +42,16 @@ def _require(condition: bool, message: str) -> None:
 def _fits(value: Any, annotation: Any) -> bool:
     """Whether a plain value is of a settable field's type (int passes as float, never bool)."""
     if annotation in (int, float):
-        kinds = (int,) if annotation is int else (int, float)
-        return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+        if isinstance(value, int):
+            return not isinstance(value, bool) and abs(value) < 2**63
+        return annotation is float and isinstance(value, float) and math.isfinite(value)
     return isinstance(value, annotation)
+
+
+def _is_axes(value: Any) -> bool:
+    """Whether a value of JSON is a whole number of 1 or more for each of three axes."""
+    axes = isinstance(value, (list, tuple)) and len(value) == 3
+    return axes and all(_fits(number, int) and number >= 1 for number in value)
 
 
 def from_settings(config: type[_Config], settings: Mapping[str, Any], **derived: Any) -> _Config:
@@ -68,24 +75,44 @@ def from_settings(config: type[_Config], settings: Mapping[str, Any], **derived:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The networks. The first five fields are derived from the plan, the others can be set."""
+    """The networks. The first five fields are derived from the plan, the others can be set.
+
+    Attributes:
+        contrasts: names in channel order.
+        patch_size: voxels (z, y, x), nnU-Net's crop.
+        spacing: mm (z, y, x).
+        strides: of the UNETR decoder, from full resolution down to the token.
+        kernel_sizes: of the UNETR decoder's convolutions, a resolution each.
+        embed_dim: width E of the encoder.
+        depth: blocks of the encoder.
+        num_heads: attention heads of the encoder; 0: one for each 64 channels, 12 in ViT-Base.
+        mlp_ratio: width of the blocks' hidden layer over embed_dim.
+        contrast_dim: length of the modality vector m_i. Not in the paper.
+        contrast_vectors: the modality vectors, "learned" or "one_hot". Not in the paper.
+        pos_embed: positions, "sincos" (fixed, of the place in mm) or "learned".
+        decoder_embed_dim: width of the MAE decoder. Not in the paper.
+        decoder_depth: blocks of the MAE decoder. Not in the paper.
+        decoder_num_heads: attention heads of the MAE decoder; 0: one for each 64 channels. Not in
+            the paper.
+        feature_size: channels of the UNETR decoder at full resolution, as in the UNETR paper.
+    """
 
     contrasts: tuple[str, ...]
-    patch_size: Axes  # voxels (z, y, x), nnU-Net's crop
-    spacing: tuple[float, float, float]  # mm (z, y, x)
-    strides: tuple[Axes, ...]  # of the UNETR decoder, from full resolution down to the token
-    kernel_sizes: tuple[Axes, ...]  # of the UNETR decoder's convolutions, a resolution each
-    embed_dim: int = 768  # E, ViT-Base (section 4)
+    patch_size: Axes
+    spacing: tuple[float, float, float]
+    strides: tuple[Axes, ...]
+    kernel_sizes: tuple[Axes, ...]
+    embed_dim: int = 768
     depth: int = 12
-    num_heads: int = 0  # 0: one head for each 64 channels, 12 in ViT-Base
+    num_heads: int = 0
     mlp_ratio: float = 4.0
-    contrast_dim: int = 64  # length of the modality vector m_i; not in the paper
-    contrast_vectors: str = "learned"  # or "one_hot"; not in the paper
-    pos_embed: str = "sincos"  # or "learned" (section 2.2 allows either)
-    decoder_embed_dim: int = 384  # of the MAE decoder; not in the paper
-    decoder_depth: int = 4  # not in the paper
-    decoder_num_heads: int = 0  # 0: one head for each 64 channels; not in the paper
-    feature_size: int = 16  # channels of UNETR at full resolution, as in the UNETR paper
+    contrast_dim: int = 64
+    contrast_vectors: str = "learned"
+    pos_embed: str = "sincos"
+    decoder_embed_dim: int = 384
+    decoder_depth: int = 4
+    decoder_num_heads: int = 0
+    feature_size: int = 16
 
     def __post_init__(self) -> None:
         check_contrast_names(self.contrasts)
@@ -158,6 +185,13 @@ class ModelConfig:
         tuples = ("contrasts", "patch_size", "spacing", "strides", "kernel_sizes")
         missing = [key for key in tuples if not isinstance(content.get(key), (list, tuple))]
         _require(not missing, f"{', '.join(missing)} is missing or not a list")
+        for key in ("strides", "kernel_sizes"):
+            _require(bool(content[key]), f"{key} is empty")
+            _require(all(map(_is_axes, content[key])), f"{key} does not hold three numbers an axis")
+        _require(_is_axes(content["patch_size"]), "patch_size is not three whole numbers")
+        spacing = content["spacing"]
+        good = len(spacing) == 3 and all(_fits(mm, float) and mm > 0 for mm in spacing)
+        _require(good, "spacing is not three numbers above 0")
         derived = {
             key: tuple(tuple(v) if isinstance(v, list) else v for v in content[key])
             for key in tuples
@@ -260,20 +294,39 @@ def token_strides(
 
 @dataclass(frozen=True)
 class PretrainingConfig:
-    """Self pre-training (section 2.4)."""
+    """Self pre-training (section 2.4).
+
+    Attributes:
+        num_epochs: of the whole run.
+        iterations_per_epoch: steps of an epoch; 0: as many as give each study one crop. Not in the
+            paper.
+        batch_size: studies of a batch, on all processes together; see slot_budget.
+        slot_budget: above 0, a pass has as many studies as fill so many images, instead of
+            batch_size. Not in the paper.
+        passes: parts of a batch, whose gradients add up. Not in the paper.
+        activation_checkpointing: less memory, a third more time. Not in the paper.
+        lr: learning rate of AdamW.
+        schedule: of the learning rate, "constant" or "cosine" (with warm-up over 5 % of the steps).
+            Not in the paper.
+        weight_decay: of AdamW; none on norms, biases and embeddings.
+        mask_ratio: share of each contrast's tokens that is hidden.
+        whole_contrast_prob: chance that a study hides one contrast whole. Not in the paper.
+        picture_every: epochs between pictures; 0: at the end only. Not in the paper.
+        seed: of weights, crops and masks. Not in the paper.
+    """
 
     num_epochs: int = 500
-    iterations_per_epoch: int = 0  # 0: as many as give each study one crop; not in the paper
-    batch_size: int = 4  # studies of a batch, on all processes together; see slot_budget
-    slot_budget: int = 0  # above 0, a pass has as many studies as fill so many images; not in paper
-    passes: int = 1  # parts of a batch, whose gradients add up; not in the paper
-    activation_checkpointing: bool = False  # less memory, a third more time; not in the paper
+    iterations_per_epoch: int = 0
+    batch_size: int = 4
+    slot_budget: int = 0
+    passes: int = 1
+    activation_checkpointing: bool = False
     lr: float = 1e-5
-    schedule: str = "constant"  # or "cosine", with warm-up over 5 %; not in the paper
-    weight_decay: float = 0.05  # none on norms, biases and embeddings
-    mask_ratio: float = 0.7  # share of the tokens that is hidden
-    whole_contrast_prob: float = 0.0  # chance that a study hides one contrast whole; not in paper
-    picture_every: int = 50  # epochs between pictures, 0: at the end only; not in the paper
+    schedule: str = "constant"
+    weight_decay: float = 0.05
+    mask_ratio: float = 0.7
+    whole_contrast_prob: float = 0.0
+    picture_every: int = 50
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -295,19 +348,35 @@ class PretrainingConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Fine-tuning (section 2.4), in nnU-Net's epochs."""
+    """Fine-tuning (section 2.4), in nnU-Net's epochs.
+
+    Attributes:
+        num_epochs: of the whole training.
+        iterations_per_epoch: steps of an epoch. Not in the paper: nnU-Net's.
+        val_iterations_per_epoch: validation steps of an epoch. Not in the paper: nnU-Net's.
+        lr: learning rate of AdamW at the start; it falls by nnU-Net's polynomial.
+        weight_decay: of AdamW; none on norms, biases and embeddings.
+        loss: "dice", or "dice_ce" for nnU-Net's Dice + cross-entropy.
+        layer_decay: learning rate of each encoder layer over the next one's; 1: all the same. Not
+            in the paper.
+        warmup_epochs: in which the learning rate rises linearly. Not in the paper.
+        activation_checkpointing: less memory, a third more time. Not in the paper.
+        contrast_dropout: chance that a training sample loses contrasts. Not in the paper.
+        contrast_dropout_pattern: "independent" (each contrast by itself) or "matched" (what the
+            sample has in common with a random training case). Not in the paper.
+    """
 
     num_epochs: int = 200
-    iterations_per_epoch: int = 250  # nnU-Net's
-    val_iterations_per_epoch: int = 50  # nnU-Net's
+    iterations_per_epoch: int = 250
+    val_iterations_per_epoch: int = 50
     lr: float = 1e-4
     weight_decay: float = 0.05
-    loss: str = "dice"  # or "dice_ce", nnU-Net's Dice + cross-entropy
-    layer_decay: float = 1.0  # lr of each encoder layer over the next one's; not in the paper
-    warmup_epochs: int = 0  # in which lr rises linearly; not in the paper
-    activation_checkpointing: bool = False  # less memory, a third more time; not in the paper
-    contrast_dropout: float = 0.0  # chance that a sample loses contrasts; not in the paper
-    contrast_dropout_pattern: str = "independent"  # or "matched", see training/dropout.py
+    loss: str = "dice"
+    layer_decay: float = 1.0
+    warmup_epochs: int = 0
+    activation_checkpointing: bool = False
+    contrast_dropout: float = 0.0
+    contrast_dropout_pattern: str = "independent"
 
     def __post_init__(self) -> None:
         for key in ("num_epochs", "iterations_per_epoch", "val_iterations_per_epoch"):

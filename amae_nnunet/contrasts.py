@@ -20,12 +20,14 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from amae_nnunet.errors import CheckpointError, ContrastError, InputError
+from amae_nnunet.parse import parse_json
 
 #: The paper's seven contrasts, in its order. Users append theirs (``T1CE``, ``PD``, ...).
 PAPER_CONTRASTS = ("ADC", "TRACE", "T2", "GRE", "SWI", "T1", "FLAIR")
@@ -34,6 +36,7 @@ SPLITS = ("train", "test", "unlabeled")
 FILE_NAME = "contrasts.json"
 SCHEMA = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_CASE = re.compile(r"[^/\\\0]+")  # what nnU-Net may have named; ours are plainer
 
 
 def check_contrast_names(contrasts: Sequence[str]) -> tuple[str, ...]:
@@ -47,9 +50,9 @@ def check_contrast_names(contrasts: Sequence[str]) -> tuple[str, ...]:
     for name in contrasts:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ContrastError(f"contrast name {name!r}: use letters, digits, '_' and '-' only")
-    doubled = sorted({name for name in contrasts if list(contrasts).count(name) > 1})
+    doubled = [name for name, count in Counter(contrasts).items() if count > 1]
     if doubled:
-        raise ContrastError(f"contrast {doubled[0]} is named twice: name each contrast once")
+        raise ContrastError(f"contrast {min(doubled)} is named twice: name each contrast once")
     return tuple(contrasts)
 
 
@@ -220,13 +223,13 @@ class ContrastRecord:
         """
         path = Path(folder) / FILE_NAME
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_text(encoding="utf-8"))
             return cls._from_json(content)
         except FileNotFoundError:
             raise InputError(
                 f"{path} is missing: write the data set with amae-nnunet-convert"
             ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as e:
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise InputError(f"{path} is not a contrast record ({e!r}): convert again") from e
 
     @classmethod
@@ -238,8 +241,12 @@ class ContrastRecord:
             )
         record = cls(tuple(content["contrasts"]), tuple(content["required"]))
         for case, entry in content["cases"].items():
-            if set(entry["present"]) - set("01"):
-                raise ContrastError(f"case {case}: presence {entry['present']!r} is not 0s and 1s")
-            flags = [flag == "1" for flag in entry["present"]]
-            record.add(case, flags, entry["split"], entry["subject"])
+            present, subject = entry["present"], entry["subject"]
+            if not _CASE.fullmatch(case):
+                raise ContrastError(f"case {case!r} cannot be a file's name: convert again")
+            if not isinstance(present, str) or set(present) - set("01"):
+                raise ContrastError(f"case {case}: presence {present!r} is not 0s and 1s")
+            if not isinstance(subject, str):
+                raise ContrastError(f"case {case}: subject {subject!r} is not a text")
+            record.add(case, [flag == "1" for flag in present], entry["split"], subject)
         return record

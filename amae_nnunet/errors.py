@@ -16,10 +16,18 @@ EXIT_CODES = {
 }
 
 
+def one_line(text: str) -> str:
+    """Text with line ends, control characters and the like escaped, whatever names it quotes."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
 class AMAEError(Exception):
     """Base of the errors that are reported as one line, without a traceback."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class ConfigError(AMAEError):

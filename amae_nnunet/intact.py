@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import math
 import zlib
 from pathlib import Path
 
-import nibabel as nib
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from amae_nnunet.errors import InputError
+from amae_nnunet.unpack import check_nifti
 
 
 def check_complete(path: Path) -> None:
@@ -20,18 +19,8 @@ def check_complete(path: Path) -> None:
         InputError: a checksum is wrong, or voxels are missing.
     """
     try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        if packed:
-            with gzip.open(path) as file:
-                while file.read(2**20):  # at its end the checksum is compared
-                    pass
-        elif path.suffix == ".nii":
-            image = nib.load(path)
-            if path.stat().st_size < image.dataobj.offset + math.prod(image.shape) * (
-                image.dataobj.dtype.itemsize
-            ):
-                raise EOFError("the file ends before its voxels do")
-    except (OSError, EOFError, zlib.error, ImageFileError) as error:
+        if path.name.endswith((".nii", ".nii.gz")):
+            check_nifti(path)
+    except (OSError, EOFError, zlib.error, ValueError, ImageFileError, HeaderDataError) as error:
         reason = " ".join(str(error.args[-1]).split())
         raise InputError(f"{path.name} is damaged ({reason}): copy it again") from None

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from amae_nnunet.errors import InputError
+from amae_nnunet.parse import parse_json
 
 FILE_NAME = "subsets.json"
 SCHEMA = 1
@@ -162,7 +163,7 @@ class SubsetScores:
         path = Path(folder) / FILE_NAME
         again = "validate again with nnUNetv2_train ... --val"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA:
                 raise InputError(
                     f"{path} has schema {content['schema']}, this version reads {SCHEMA}: "
@@ -177,6 +178,8 @@ class SubsetScores:
                 for entry in content["subsets"]
             ]
             checkpoint = content.get("checkpoint")
+            if not isinstance(checkpoint, str | None):
+                raise TypeError(f"checkpoint is {checkpoint!r}")
             return cls.of(
                 tuple(content["contrasts"]), bool(content["held_out"]), scores, checkpoint
             )

@@ -26,9 +26,9 @@ PACKAGE = "amae_nnunet"
 #: The floor of each room; a module that lies directly in the package is a room of its own.
 FLOORS = {
     **dict.fromkeys(["", "_startup", "errors", "contrasts", "subsets", "config", "lock"], 0),
-    **dict.fromkeys(["intact", "workers"], 0),
+    **dict.fromkeys(["intact", "parse", "unpack", "workers"], 0),
     **dict.fromkeys(["networks", "phantom", "convert", "plans"], 1),
-    **dict.fromkeys(["pretraining", "training", "prediction", "evaluation"], 2),
+    **dict.fromkeys(["pretraining", "training", "prediction", "evaluation", "sharing"], 2),
     "cli": 3,
 }
 #: The parts of nnU-Net that a room may import; the rooms that are not named may import all of it.

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
 from collections.abc import Callable
 
 from amae_nnunet import __version__
-from amae_nnunet.errors import EXIT_CODES, AMAEError
+from amae_nnunet.errors import EXIT_CODES, AMAEError, ConfigError, one_line
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CHOOSE = "change its permissions, or choose another folder"
+#: What to do about a file or folder that the system refuses.
+_FIXES = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _CHOOSE),
+    **dict.fromkeys(_FULL, "make room, and run again: what is done is kept"),
+    errno.ENOTDIR: "a file is where a folder should be: choose another folder",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
+
+
+def _said(error: OSError) -> str:
+    """An error of the system in one line: the file, what is wrong, what to do."""
+    place = f"{error.filename}: " if error.filename else ""
+    return one_line(f"{place}{error.strerror}: {_FIXES[error.errno or 0]}")
 
 
 def new_parser(prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -33,8 +50,8 @@ def run(
 ) -> int:
     """Parse ``argv`` (options may stand among positionals), run ``body`` and return the exit code.
 
-    An ``AMAEError`` becomes one line on stderr and its own exit code; any other exception keeps
-    its traceback (exit code 1).
+    An ``AMAEError`` becomes one line on stderr and its own exit code, and so does a file that may
+    not be read or written, or a full disk; any other exception keeps its traceback (exit code 1).
     """
     args = parser.parse_intermixed_args(argv)
     logging.basicConfig(
@@ -52,6 +69,11 @@ def run(
     except BrokenPipeError:  # the reader, "head" say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in _FIXES:
+            raise
+        print(f"{parser.prog}: error: {_said(error)}", file=sys.stderr)
+        return 1 if error.errno in _FULL else ConfigError.exit_code
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return 130

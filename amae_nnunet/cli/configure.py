@@ -25,6 +25,7 @@ examples:
   amae-nnunet-configure 501 3d_fullres --name 3d_fullres_tiny embed_dim=48 depth=2
   amae-nnunet-configure 501 3d_fullres_tiny depth=3         change it, keep the rest
   amae-nnunet-configure 501 3d_fullres --checkpoint checkpoint_final.safetensors
+  amae-nnunet-configure 501 3d_fullres --checkpoint ORG/NAME     from the Hugging Face hub
 """
 
 
@@ -38,7 +39,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("configuration", help="configuration to start from, e.g. 3d_fullres")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="values to set")
     parser.add_argument("--name", help="make a new configuration of this name, which inherits")
-    parser.add_argument("--checkpoint", type=Path, help="fine-tune from this pre-trained file")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="fine-tune from this pre-trained file, a folder that amae-nnunet-show --export wrote, "
+        "or a model of the Hugging Face hub (ORG/NAME)",
+    )
     parser.add_argument("-p", dest="plans", help="plans to start from (default nnUNetPlans)")
     parser.add_argument(
         "-o",
@@ -87,12 +93,14 @@ def _configure(args: argparse.Namespace) -> None:
         print(f"next: amae-nnunet-pretrain {number} {configuration} -p {args.output}")
 
 
-def _pretrained(path: Path) -> PretrainedModel:
+def _pretrained(name: str) -> PretrainedModel:
     from amae_nnunet.networks.checkpoint import file_sha256, read_checkpoint
     from amae_nnunet.plans.configure import PretrainedModel
+    from amae_nnunet.sharing.folder import find_checkpoint
 
+    path = find_checkpoint(name)
     config = read_checkpoint(path).config
-    place = path.resolve()
+    place = path.parent.resolve() / path.name  # the hub's files are links to nameless ones
     results = os.environ.get("nnUNet_results")
     if results and place.is_relative_to(Path(results).resolve()):
         place = place.relative_to(Path(results).resolve())

@@ -105,7 +105,7 @@ def _demo(args: argparse.Namespace) -> None:
         if _pending(folder, stage.name):
             print(f"[{number}/{len(steps)}] {stage.name}\n    {stage.command}", flush=True)
             began = time.monotonic()
-            _run_stage(folder, stage)
+            run_stage(folder, stage)
             _finish(folder, stage.name)
             print(f"    {time.monotonic() - began:.0f} s", flush=True)
     _report(folder)
@@ -139,7 +139,7 @@ def _write_studies(folder: Path) -> None:
         (case / "seg.nii.gz").replace(folder / "labels" / f"{case.name}.nii.gz")
 
 
-def _run_stage(folder: Path, stage: Stage) -> None:
+def run_stage(folder: Path, stage: Stage) -> None:
     """Run a command in a fresh process, with its output in a log file."""
     environment = dict(os.environ)
     for name in ("raw", "preprocessed", "results"):

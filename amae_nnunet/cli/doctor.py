@@ -6,15 +6,16 @@ import argparse
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from amae_nnunet._startup import VARIABLE, ext_trainer_folder
+from amae_nnunet.cli.check import Check
 from amae_nnunet.cli.command import new_parser, run
 from amae_nnunet.errors import InputError
 
@@ -35,32 +36,28 @@ _FIND_TRAINER = """
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 print(recursive_find_trainer_class_by_name({name!r}).__module__)
 """
-_NAME_GPUS = """
+#: Uses each GPU, since one may be seen and still be too new or too old for this torch.
+_USE_GPUS = """
 import torch
-names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-print(", ".join(names) or "none; training on a CPU is slow (-device cpu)")
+names = []
+for i in range(torch.cuda.device_count()):
+    (torch.ones(2, device=f"cuda:{i}") + 1).sum().item()
+    names.append(torch.cuda.get_device_name(i))
+built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "has no CUDA"
+print(", ".join(names) or f"none (torch {built}); training on a CPU is slow (-device cpu)")
 """
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the report.
-
-    Attributes:
-        subject: what was looked at.
-        found: what was found there.
-        ok: whether it works; None for a line that only informs.
-        fix: what to do when it does not.
-    """
-
-    subject: str
-    found: str
-    ok: bool | None = True
-    fix: str = ""
-
-    def __str__(self) -> str:
-        mark = {True: "ok  ", False: "FAIL", None: "info"}[self.ok]
-        return f"{mark}  {self.subject}: {self.found}" + (f". Fix: {self.fix}" if self.fix else "")
+_USE_TORCHVISION = """
+import torch, torchvision
+torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+print(torchvision.__version__)
+"""
+_COUNT_READERS = """
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+print(get_allowed_n_proc_DA())
+"""
+_ROOM = 5e9  # bytes: less is too little for a data set
+_SHARED_ROOM = 1e9  # bytes, for the batches of all readers; a container has 64 MB by default
+_SHARED = "/dev/shm"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,6 +76,14 @@ def main(argv: list[str] | None = None) -> int:
         help="print the folder of our trainers and stop; where the start-up file does not work: "
         f"export {VARIABLE}=$({PROG} --ext_trainer)",
     )
+    parser.add_argument(
+        "--train",
+        action="store_true",
+        help="also convert, pre-train, train and predict two tiny cases (a few minutes)",
+    )
+    parser.add_argument(
+        "-device", choices=("cuda", "cpu"), help="for --train (default: cuda if it is there)"
+    )
     return run(parser, _examine, argv)
 
 
@@ -90,6 +95,15 @@ def _examine(args: argparse.Namespace) -> int:
     for check in _checks():
         print(check, flush=True)
         failures += check.ok is False
+    if args.train and not failures:
+        from amae_nnunet.cli.trial import trial
+
+        found = _ask("import torch; print('cuda' if torch.cuda.is_available() else 'cpu')")[1]
+        for check in trial(args.device or found):
+            print(check, flush=True)
+            failures += check.ok is False
+    elif args.train:
+        print(Check("train and predict", "not tried: mend the above first", ok=None))
     return InputError.exit_code if failures else 0
 
 
@@ -99,8 +113,10 @@ def _checks() -> Iterator[Check]:
         yield check_version(package)
     for variable in FOLDERS:
         yield check_folder(variable)
+    yield check_shared_memory()
+    yield check_torchvision()
     yield check_trainer()
-    yield Check("GPU", _ask(_NAME_GPUS)[1], ok=None)
+    yield check_gpus()
 
 
 def check_version(package: str) -> Check:
@@ -127,10 +143,51 @@ def check_folder(variable: str) -> Check:
         return Check(variable, f"no folder at {folder}", ok=False, fix=f"mkdir -p {folder}")
     try:
         with tempfile.TemporaryFile(dir=folder):
-            return Check(variable, folder)
+            free = shutil.disk_usage(folder).free
     except OSError as error:
         fix = f"make it writable, or point {variable} to another folder"
         return Check(variable, f"cannot write to {folder} ({error.strerror})", ok=False, fix=fix)
+    found = f"{folder}, {free / 1e9:.1f} GB free"
+    if free < _ROOM:
+        return Check(variable, found, ok=False, fix=f"make room, or point {variable} elsewhere")
+    return Check(variable, found)
+
+
+def check_shared_memory() -> Check:
+    """Whether there is room for the batches that processes hand over to the training."""
+    subject = "shared memory"
+    worked, readers = _ask(_COUNT_READERS)
+    if not worked or readers == "0" or not os.path.isdir(_SHARED):
+        why = "not used (nnUNet_n_proc_DA=0)" if readers == "0" else "not looked at"
+        return Check(subject, why, ok=None)
+    free = shutil.disk_usage(_SHARED).free
+    found = f"{free / 1e9:.1f} GB free in {_SHARED} for the processes that read batches ({readers})"
+    if free < _SHARED_ROOM:
+        fix = "docker run --shm-size=8g (or --ipc=host), or export nnUNet_n_proc_DA=0"
+        return Check(subject, found, ok=False, fix=fix)
+    return Check(subject, found)
+
+
+def check_torchvision() -> Check:
+    """Whether torchvision, if it is there, is one for this torch."""
+    try:
+        found = version("torchvision")
+    except PackageNotFoundError:
+        return Check("torchvision", "not installed, and not needed", ok=None)
+    worked, answer = _ask(_USE_TORCHVISION)
+    if worked:
+        return Check("torchvision", answer)
+    fix = "pip install --upgrade torch torchvision (both from one index)"
+    return Check("torchvision", f"{found} does not fit torch ({answer})", ok=False, fix=fix)
+
+
+def check_gpus() -> Check:
+    """Which GPUs there are, and whether torch can use them; none is no fault."""
+    worked, answer = _ask(_USE_GPUS)
+    if worked:
+        return Check("GPU", answer, ok=None)
+    fix = "install the torch for your driver and GPU, https://pytorch.org/get-started/locally"
+    return Check("GPU", answer, ok=False, fix=fix)
 
 
 def check_trainer() -> Check:

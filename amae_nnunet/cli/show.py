@@ -1,9 +1,10 @@
-"""``amae-nnunet-show``: what a pre-trained checkpoint makes of preprocessed cases."""
+"""``amae-nnunet-show``: what a pre-trained checkpoint is, and what it makes of cases."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,23 +19,29 @@ EPILOG = """\
 A picture a case: each contrast as it is, as the model sees it, and as the model rebuilds it, with
 the skills (1 - error / error of a baseline) in CASE.json. --check rebuilds every image under other
 contrast names as well and lists cases where another name fits better: images that were swapped.
+--card and --export need no data set: the first writes what the checkpoint is as a model card, the
+second a folder as the Hugging Face hub has them (model, config.json, card), to be shared.
 
 examples:
   amae-nnunet-show checkpoint_final.safetensors case_001 -d 501 -c 3d_fullres -o pictures --nifti
   amae-nnunet-show checkpoint_final.safetensors -d 501 -c 3d_fullres --check
+  amae-nnunet-show checkpoint_final.safetensors --export my_model --license cc-by-4.0
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
-    description = "Show what a pre-trained checkpoint makes of preprocessed cases."
+    description = "Show what a pre-trained checkpoint makes of preprocessed cases, or share it."
     parser = new_parser("amae-nnunet-show", description, EPILOG)
-    parser.add_argument("checkpoint", type=Path, help="file that amae-nnunet-pretrain wrote")
+    parser.add_argument(
+        "checkpoint",
+        help="file that amae-nnunet-pretrain wrote, a folder of --export, or ORG/NAME of the hub",
+    )
     parser.add_argument(
         "cases", nargs="*", metavar="CASE", help="cases (with --check: default all)"
     )
-    parser.add_argument("-d", dest="dataset", required=True, help="number or name of the data set")
-    parser.add_argument("-c", dest="configuration", required=True, help="e.g. 3d_fullres")
+    parser.add_argument("-d", dest="dataset", help="number or name of the data set")
+    parser.add_argument("-c", dest="configuration", help="e.g. 3d_fullres")
     parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans to use")
     parser.add_argument(
         "-o", dest="output", type=Path, default=Path(), help="folder to write to (default: here)"
@@ -45,26 +52,64 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "-device", choices=("cuda", "cpu", "mps"), help="default: cuda if it is there"
     )
-    return run(parser, _show, argv)
+    sharing = parser.add_argument_group("sharing")
+    sharing.add_argument(
+        "--card", action="store_true", help="write a model card into the folder -o: CHECKPOINT.md"
+    )
+    sharing.add_argument("--export", metavar="FOLDER", type=Path, help="write a folder to share")
+    sharing.add_argument(
+        "--license", dest="licence", metavar="ID", default="", help="for the card, e.g. cc-by-4.0"
+    )
+    return run(parser, _body, argv)
 
 
-def _show(args: argparse.Namespace) -> None:
+def _body(args: argparse.Namespace) -> None:
+    from amae_nnunet.sharing.folder import find_checkpoint
+
+    if not re.fullmatch(r"[\w.-]*", args.licence):
+        raise ConfigError("--license: give an identifier such as cc-by-4.0")
+    if args.card or args.export:
+        _share(args, find_checkpoint(args.checkpoint))
+        return
+    if not (args.dataset and args.configuration):
+        raise ConfigError("of which cases? give -d and -c (or --card, --export)")
+    if not args.cases and not args.check:
+        raise ConfigError("name at least one case (or give --check, which takes all)")
+    _show(args, find_checkpoint(args.checkpoint))
+
+
+def _share(args: argparse.Namespace, path: Path) -> None:
+    from amae_nnunet.networks.checkpoint import file_sha256, read_checkpoint
+    from amae_nnunet.sharing.card import model_card
+    from amae_nnunet.sharing.folder import export_folder
+
+    if args.card:
+        card = model_card(read_checkpoint(path), file_sha256(path), args.licence)
+        args.output.mkdir(parents=True, exist_ok=True)
+        target = args.output / f"{path.stem}.md"
+        target.write_text(card, encoding="utf-8")
+        print(f"wrote {target}")
+    if args.export:
+        print(f"wrote {export_folder(path, args.export, args.licence)}")
+    if not args.licence:
+        print("no licence is named: give --license, or fill it in where the card says so")
+
+
+def _show(args: argparse.Namespace, path: Path) -> None:
     import torch
 
     from amae_nnunet.networks.checkpoint import load_mae, read_checkpoint
     from amae_nnunet.plans.preprocessed import PreprocessedDataset
     from amae_nnunet.pretraining.show import check_spacing, find_studies, show_study
 
-    if not args.cases and not args.check:
-        raise ConfigError("name at least one case (or give --check, which takes all)")
-    checkpoint = read_checkpoint(args.checkpoint)
+    checkpoint = read_checkpoint(path)
     dataset = PreprocessedDataset.open(args.dataset, args.configuration, args.plans)
-    check_spacing(dataset, checkpoint, args.checkpoint)
+    check_spacing(dataset, checkpoint, path)
     model = load_mae(checkpoint).eval()
     model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     studies = find_studies(dataset, args.cases, model.config.contrasts)
     args.output.mkdir(parents=True, exist_ok=True)
-    mask_ratio = checkpoint.facts["pretraining"]["mask_ratio"]
+    mask_ratio = checkpoint.mask_ratio
     if args.check:
         _check(model, studies, args.output / "check.json", mask_ratio, args.seed)
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from amae_nnunet.errors import InputError
+from amae_nnunet.errors import InputError, one_line
 
 _FEW = 3  # cases, each of which gets a line of its own
 
@@ -72,7 +72,7 @@ class CaseError(InputError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(code, message)
         self.code = code
-        self.message = message
+        self.message = one_line(message)
 
     def __str__(self) -> str:
         return self.message

@@ -12,21 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from amae_nnunet.errors import InputError
+from amae_nnunet.parse import parse_json
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file, but for a last line without an end; none if there is no file.
 
     Raises:
-        InputError: another line is not JSON.
+        InputError: another line is not a JSON object.
     """
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     try:
-        return [json.loads(line) for line in lines]
+        text = path.read_text(encoding="utf-8")
+        lines = [parse_json(line) for line in text.split("\n")[:-1]]
     except ValueError:
-        raise InputError(f"{path} is not a JSON-lines file: remove the whole folder") from None
+        lines = [None]
+    if not all(isinstance(line, dict) for line in lines):
+        raise InputError(f"{path} is not a JSON-lines file: remove the whole folder")
+    return lines
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

@@ -6,13 +6,13 @@ The model folder's ``dataset.json`` carries them, in full if its data set came f
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from amae_nnunet.convert.template import Template, check_channels
 from amae_nnunet.errors import ConfigError, ContrastError
+from amae_nnunet.parse import parse_json
 
 
 def template_of_model(folder: Path, given: Template | None = None) -> Template:
@@ -68,7 +68,7 @@ def _read(folder: Path) -> dict[str, Any]:
             "nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
         )
     try:
-        content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        content = parse_json((folder / "dataset.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{folder}/dataset.json is not valid JSON: {error}") from None
     if not isinstance(content, dict):

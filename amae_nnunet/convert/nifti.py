@@ -7,7 +7,6 @@ affine are taken: no text of a header gets any further. Not in the paper.
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from collections.abc import Mapping
 from itertools import product
@@ -20,13 +19,13 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from amae_nnunet.convert.codes import CaseError
+from amae_nnunet.unpack import nifti_class, open_plain, read_nifti
 
 _SPACING_RANGE = (0.05, 20.0)  # mm: outside of it the unit is not millimetres
 _MAX_SHEAR = 1e-3  # cosine between two axes of the grid
 _SAME_PLACE = 0.1  # voxels between the two affines of a header: less is rounding
 _MAX_LABEL_ERROR = 1e-3
 _INT16 = np.iinfo(np.int16)
-_GZIP_MAGIC = b"\x1f\x8b"
 
 
 def open_nifti(path: Path, name: str, volume: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -45,10 +44,8 @@ def open_nifti(path: Path, name: str, volume: int | None = None) -> tuple[np.nda
         CaseError: the file is damaged, not one real 3-D volume, or its geometry is not usable.
     """
     try:
-        content = path.read_bytes()
-        if content.startswith(_GZIP_MAGIC):
-            content = gzip.decompress(content)
-        image = _nifti_class(content).from_bytes(content)
+        content = read_nifti(path)
+        image = nifti_class(content).from_bytes(content)
         voxels = _read_voxels(image, name, volume)
     except (OSError, EOFError, zlib.error, ValueError, ImageFileError, HeaderDataError) as error:
         reason = " ".join(str(error.args[-1] if error.args else error).split())
@@ -71,11 +68,9 @@ def check_one_place(path: Path, name: str) -> None:
     Raises:
         CaseError: sform and qform put a corner of the grid more than 0.1 voxel apart.
     """
-    with path.open("rb") as file:
-        opener = gzip.open if file.read(2) == _GZIP_MAGIC else open
-    with opener(path, "rb") as file:
+    with open_plain(path) as file:
         start = file.read(nib.Nifti2Header.template_dtype.itemsize)
-    header_class = _nifti_class(start).header_class
+    header_class = nifti_class(start).header_class
     header = header_class(start[: header_class.template_dtype.itemsize], check=False)
     if not (header["sform_code"] and header["qform_code"]):
         return
@@ -149,13 +144,6 @@ def label_values(
             "correct the label, or give the template a map",
         )
     return values.astype(np.uint8)
-
-
-def _nifti_class(content: bytes) -> Any:
-    for image_class in (nib.Nifti1Image, nib.Nifti2Image):
-        if image_class.header_class.may_contain_header(content):
-            return image_class
-    raise ImageFileError("no NIfTI header")
 
 
 def _qform(header: Any) -> np.ndarray:

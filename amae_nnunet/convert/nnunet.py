@@ -8,7 +8,6 @@ subjects and splits too. Not in the paper.
 from __future__ import annotations
 
 import gzip
-import json
 import math
 import re
 import zlib
@@ -27,6 +26,8 @@ from amae_nnunet.convert.scan import case_id, check_inside, refuse_clashes
 from amae_nnunet.convert.source import NiftiFile, RawCase
 from amae_nnunet.convert.template import Template
 from amae_nnunet.errors import InputError
+from amae_nnunet.parse import parse_json
+from amae_nnunet.unpack import MAX_BYTES
 
 _ENDINGS = (".nii.gz", ".nii")
 _FOLDERS = (("imagesTr", "labelsTr", "train"), ("imagesTs", "labelsTs", "test"))
@@ -72,7 +73,7 @@ def read_dataset(root: Path) -> RawDataset:
     """
     path = root / "dataset.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         names = content["channel_names"]
         channels = tuple(str(names[str(index)]) for index in range(len(names)))
         labels, ending = dict(content["labels"]), content["file_ending"]
@@ -183,7 +184,7 @@ def is_placeholder(path: Path) -> bool:
         size = math.prod(image.shape) * image.get_data_dtype().itemsize
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             file.seek(image.dataobj.offset)
-            while block := file.read(_BLOCK):
+            while 0 < size <= MAX_BYTES and (block := file.read(_BLOCK)):
                 size -= len(block)
                 if block.strip(b"\0"):
                     return False

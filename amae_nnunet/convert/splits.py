@@ -15,6 +15,7 @@ from pathlib import Path
 
 from amae_nnunet.convert.names import counted
 from amae_nnunet.errors import ConfigError
+from amae_nnunet.parse import parse_json
 
 SPLITS_FILE = "splits_final.json"
 _FOLDS = 5  # nnU-Net's
@@ -99,10 +100,10 @@ def count_folds(raw: Path) -> int:
 
 def _read(path: Path) -> list[Fold] | None:
     try:
-        content: list[Fold] = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return content
+    return content if isinstance(content, list) else None
 
 
 def _write(path: Path, folds: list[Fold]) -> None:

@@ -215,6 +215,13 @@ def _file(number: int, column: str, text: str, folder: Path) -> NiftiFile:
             "E_TABLE", f"row {number}, {column}: {text} does not end in .nii or .nii.gz"
         )
     path = folder / cell["path"]
-    if not path.is_file():
+    if not _is_file(path):
         raise CaseError("E_TABLE", f"row {number}, {column}: {text} is not there: correct the path")
     return NiftiFile(path, path.name, volume=int(cell["volume"]) if cell["volume"] else None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long, a folder that may not be looked into
+        return False

@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 
 from amae_nnunet.contrasts import check_contrast_names, check_required, missing_required
 from amae_nnunet.errors import ConfigError, ContrastError
+from amae_nnunet.parse import parse_json
 
 _KEYS = {"name", "description", "contrasts", "accepts", "required", "label"}
 _NEEDED = {"name", "contrasts", "label"}
@@ -112,13 +113,14 @@ def load_template(name_or_path: str) -> Template:
     Raises:
         ConfigError: there is no such template, or it is not a valid one.
     """
-    shipped = [folder / f"{name_or_path}.json" for folder in _FOLDERS]
-    path = next((path for path in shipped if path.is_file()), Path(name_or_path))
+    known = name_or_path in shipped_templates()
+    files = [folder / f"{name_or_path}.json" for folder in _FOLDERS] if known else []
+    path = next((path for path in files if path.is_file()), Path(name_or_path))
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except OSError:
         raise ConfigError(
-            f"template {name_or_path} is not a file: give a path or one of "
+            f"template {name_or_path} is not a readable file: give a path or one of "
             f"{', '.join(shipped_templates())}"
         ) from None
     except ValueError as error:
@@ -217,6 +219,9 @@ def _check_labels(labels: Any) -> dict[str, int]:
     whole = isinstance(labels, dict) and all(type(value) is int for value in labels.values())
     if not whole or labels.get("background") != 0 or len(labels) > 255:
         raise ConfigError("labels must be name -> whole number, with background 0")
+    for name in labels:
+        if not name.strip() or not name.isprintable():
+            raise ConfigError(f"label {name!r}: use printable signs")
     if sorted(labels.values()) != list(range(len(labels))):
         raise ConfigError(
             f"label values {sorted(labels.values())}: nnU-Net needs 0, 1, 2, ... without a gap"

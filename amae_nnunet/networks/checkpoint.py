@@ -21,10 +21,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from amae_nnunet.config import ModelConfig
-from amae_nnunet.errors import CheckpointError, ConfigError
+from amae_nnunet.errors import CheckpointError, ConfigError, ContrastError
 from amae_nnunet.networks.mae import AdaptiveMAE
+from amae_nnunet.parse import parse_json
 
 _KEY = "amae"
+_MAX_TOKENS = 1 << 20  # of a contrast, whose positions are computed; a patch has some thousands
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,21 @@ class Checkpoint:
     config: ModelConfig
     facts: dict[str, Any]
     tensors: dict[str, Tensor]
+
+    @property
+    def mask_ratio(self) -> float:
+        """The share of the tokens that the pre-training hid.
+
+        Raises:
+            CheckpointError: the file does not say.
+        """
+        values = self.facts.get("pretraining")
+        ratio = values.get("mask_ratio") if isinstance(values, dict) else None
+        if not isinstance(ratio, float) or not 0 < ratio < 1:
+            raise CheckpointError(
+                "the checkpoint does not say which mask_ratio it was trained with"
+            )
+        return ratio
 
 
 def save_checkpoint(path: Path, model: AdaptiveMAE, facts: Mapping[str, Any]) -> None:
@@ -60,10 +77,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        facts = json.loads(metadata[_KEY])
-        config = ModelConfig.from_json(facts["model"])
+            facts = _checked(parse_json((file.metadata() or {})[_KEY]))
+            config = ModelConfig.from_json(facts["model"])
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            _check_shapes(path, config, shapes)  # before anything large is read
+            tensors = {name: file.get_tensor(name) for name in shapes}
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {path} does not exist") from None
     except (SafetensorError, OSError) as error:
@@ -71,19 +89,51 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"checkpoint {path} is not a readable safetensors file ({error}): give the file that "
             "amae-nnunet-pretrain wrote"
         ) from None
-    except (KeyError, TypeError, json.JSONDecodeError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, ConfigError, ContrastError) as error:
         raise CheckpointError(
             f"checkpoint {path} does not describe an AMAE model ({error!r}): give the file that "
             "amae-nnunet-pretrain wrote"
         ) from None
-    _check_tensors(path, config, tensors)
+    wrong = [name for name, tensor in tensors.items() if not tensor.is_floating_point()]
+    if wrong:
+        raise CheckpointError(f"checkpoint {path}: tensor {wrong[0]} does not hold numbers")
     return Checkpoint(config, facts, tensors)
 
 
-def _check_tensors(path: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
-    with torch.device("meta"):  # shapes only: a false configuration cannot fill the memory
-        expected = {name: t.shape for name, t in AdaptiveMAE(config).state_dict().items()}
-    found = {name: t.shape for name, t in tensors.items()}
+def _checked(facts: Any) -> dict[str, Any]:
+    """The facts, of which ours are of the types that we write.
+
+    Raises:
+        TypeError: one is not.
+    """
+    seen = facts.get("seen_cases", {}) if isinstance(facts, dict) else None
+    if not isinstance(seen, dict) or not isinstance(facts["model"], dict):
+        raise TypeError("not an object")
+    hashes = seen.get("hashes", [])
+    if not isinstance(hashes, list) or not all(isinstance(digest, str) for digest in hashes):
+        raise TypeError("seen_cases.hashes is not a list of texts")
+    if not isinstance(facts.get("added_contrasts", []), list):
+        raise TypeError("added_contrasts is not a list")
+    return facts
+
+
+def _check_shapes(path: Path, config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare the tensors of a file with those of its configuration, at no cost in memory."""
+    blocks = config.depth + config.decoder_depth
+    if blocks > len(found) or config.num_tokens > _MAX_TOKENS:
+        raise CheckpointError(
+            f"checkpoint {path} describes {blocks} blocks and {config.num_tokens} tokens, which it "
+            "cannot hold: fetch the file again"
+        )
+    try:
+        with torch.device("meta"):  # shapes only: a false configuration cannot fill the memory
+            model = AdaptiveMAE(config)
+    except (RuntimeError, TypeError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"checkpoint {path} describes a model that cannot be built ({reason})"
+        ) from None
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             want, have = (list(s[name]) if name in s else "nothing" for s in (expected, found))

@@ -53,6 +53,11 @@ _SECTIONS: dict[str, Sequence[str]] = {
 }
 
 
+def settable_keys() -> dict[str, list[str]]:
+    """The keys that can be set of each part of the block; nnU-Net's are ``NNUNET_KEYS``."""
+    return {section: list(keys) for section, keys in _SECTIONS.items()}
+
+
 @dataclass(frozen=True)
 class PretrainedModel:
     """The checkpoint a configuration starts from: its place, its hash, its model."""

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from amae_nnunet.contrasts import FILE_NAME, ContrastRecord
 from amae_nnunet.errors import ConfigError, InputError
+from amae_nnunet.parse import parse_json
 from amae_nnunet.plans.block import AMAEBlock, channel_contrasts
 
 #: The checkpoint that a finished pre-training leaves in its folder.
@@ -74,7 +75,7 @@ def read_json(path: Path, next_step: str) -> dict[str, Any]:
         InputError: it is missing (``next_step`` says what writes it) or not JSON.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: {next_step}") from None
     except ValueError as error:

@@ -97,7 +97,7 @@ def add_contrast(
     config = dataclasses.replace(old.config, contrasts=contrasts)
     tensors = for_contrasts(old.tensors, old.config, contrasts)
     model = load_mae(Checkpoint(config, old.facts, tensors)).to(options.device)
-    mask_ratio = old.facts["pretraining"]["mask_ratio"]
+    mask_ratio = old.mask_ratio
     before = masked_error(model, held or fitted, mask_ratio, fit.seed)
     fit_contrast(model, fitted, mask_ratio, fit, options.num_workers)
     after = masked_error(model, held or fitted, mask_ratio, fit.seed)

@@ -29,6 +29,8 @@ from amae_nnunet.pretraining.ranks import Ranks
 from amae_nnunet.pretraining.studies import Study
 
 WARM_UP = 0.05  # share of the steps, of the cosine schedule; not in the paper
+#: Of a line of ``metrics.jsonl``, what a checkpoint does not repeat.
+_NOT_TOLD = ("epoch", "lr", "seconds", "alarm")
 
 
 @dataclass
@@ -144,12 +146,18 @@ def checkpoint_facts(run: Run, dataset: PreprocessedDataset, fold: str) -> dict[
         "epochs": run.epoch,
         "num_cases": len(run.seen.hashes),
         "seen_cases": run.seen.to_json(),
+        **({"last_epoch": _told(run.rows[-1])} if run.rows else {}),
         "versions": {
             "amae_nnunet": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
     }
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint repeats of a line of ``metrics.jsonl``: losses and skills."""
+    return {key: value for key, value in row.items() if key not in _NOT_TOLD}
 
 
 def compiles_on(device: torch.device) -> bool:

@@ -59,6 +59,8 @@ def test_says_ok_on_every_line_of_a_sound_installation(tmp_path):
     assert subjects == [
         *("python", "amae-nnunet", "torch", "nnunetv2"),
         *FOLDERS,
+        *(["shared memory"] if doctor.check_shared_memory().ok else []),
+        "torchvision",
         "stock nnU-Net finds AMAETrainer",
     ]
     assert re.search(r"^info  GPU: \S", answer.stdout, re.MULTILINE)
@@ -98,6 +100,74 @@ def test_a_folder_that_cannot_be_written_fails(tmp_path, monkeypatch):
     assert str(tmp_path) in check.found
     assert "Permission denied" in check.found
     assert check.fix
+
+
+def test_a_full_disk_fails(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    monkeypatch.setattr(doctor, "_ROOM", 1e18)
+    check = doctor.check_folder("nnUNet_raw")
+    assert not check.ok
+    assert re.fullmatch(rf"{tmp_path}, [\d.]+ GB free", check.found)
+    assert check.fix == "make room, or point nnUNet_raw elsewhere"
+
+
+def test_too_little_shared_memory_fails_where_processes_read(monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    monkeypatch.setattr(doctor, "_SHARED_ROOM", 1e18)
+    check = doctor.check_shared_memory()
+    assert not check.ok
+    assert "for the processes that read batches (1)" in check.found
+    assert "--shm-size" in check.fix
+    monkeypatch.setattr(doctor, "_SHARED_ROOM", 0)
+    assert doctor.check_shared_memory().ok
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    assert doctor.check_shared_memory().ok is None
+
+
+def test_a_torchvision_of_another_torch_fails(monkeypatch):
+    broken = "raise RuntimeError('operator torchvision::nms does not exist')"
+    monkeypatch.setattr(doctor, "_USE_TORCHVISION", broken)
+    check = doctor.check_torchvision()
+    assert not check.ok
+    assert "operator torchvision::nms does not exist" in check.found
+    assert check.fix.startswith("pip install --upgrade torch torchvision")
+
+
+def test_a_gpu_that_torch_cannot_use_fails(monkeypatch):
+    broken = "raise RuntimeError('CUDA error: no kernel image is available')"
+    monkeypatch.setattr(doctor, "_USE_GPUS", broken)
+    check = doctor.check_gpus()
+    assert (check.ok, "no kernel image" in check.found) == (False, True)
+    assert check.fix
+
+
+def test_a_command_that_fails_ends_the_trial_and_shows_where(monkeypatch, tmp_path):
+    from amae_nnunet.cli import trial
+
+    monkeypatch.setattr(trial.tempfile, "mkdtemp", lambda prefix: str(tmp_path))
+    monkeypatch.setattr(trial, "DATASET", "1000")
+    first, *more = trial.trial("cpu")
+    assert not first.ok
+    assert not more
+    assert first.subject == "convert"
+    assert "1000" in first.found
+    assert str(tmp_path / "logs") in first.fix
+
+
+@pytest.mark.slow
+def test_two_tiny_cases_are_trained_and_predicted(tmp_path):
+    env = environment(tmp_path, TMPDIR=str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    command = [SCRIPT, "--train", "-device", "cpu"]
+    answer = subprocess.run(
+        command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=900
+    )
+    assert answer.returncode == 0, answer.stdout
+    done = re.findall(r"^ok    (.+?): two tiny cases on cpu, \d+ s$", answer.stdout, re.M)
+    steps = ["convert", "plan and preprocess", "configure", "pre-train", "train", "predict"]
+    assert done == steps
+    assert not list((tmp_path / "tmp").glob("amae_doctor_*"))
+    assert [list((tmp_path / name).iterdir()) for name in FOLDERS] == [[]] * 3
 
 
 @pytest.mark.parametrize("found", ["2.7.9", "3.0.0", "1.9"])

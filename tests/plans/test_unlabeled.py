@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import DATASET, MORE, ORDER
 from deadly import dies_on_two
+from schemas import check, lines
 
 from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.errors import ConfigError, InputError
@@ -236,3 +237,11 @@ def test_the_checkpoint_of_the_union_loads_by_name_and_warns(nnunet, more, done)
 def log_of(trainer):
     with open(trainer.log_file) as file:
         return file.read()
+
+
+def test_ledger_and_failures_are_what_their_schemas_say(done):
+    check("unlabeled-cases", *lines(done.folder / "cases.jsonl"))
+    folder = done.folder.with_name("a_copy")
+    folder.mkdir()
+    unlabeled._report(folder, "Dataset940_More", {"case": "a voxel is NaN"})
+    check("unlabeled-failures", *lines(folder / "failures.jsonl"))

@@ -176,7 +176,7 @@ def test_a_plain_nifti_file_that_ends_early_is_damaged(place, names, tmp_path):
     check_complete(tmp_path / "whole.nii")
     content = (tmp_path / "whole.nii").read_bytes()
     (tmp_path / "short.nii").write_bytes(content[:-1])
-    with pytest.raises(InputError, match=r"short\.nii is damaged \(the file ends before"):
+    with pytest.raises(InputError, match=r"short\.nii is damaged \(it ends after"):
         check_complete(tmp_path / "short.nii")
 
 

@@ -13,6 +13,7 @@ import math
 import os
 import struct
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 from amae_nnunet.convert.dicom import vendor
 from amae_nnunet.convert.dicom.stack import Facts
 from amae_nnunet.errors import ConfigError
+from amae_nnunet.unpack import TooLarge, check_deflated
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -33,6 +35,9 @@ _SOP_CLASSES = {
 }
 _ENDINGS = (".dcm", ".ima")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_GROUP_LENGTH = b"DICM\x02\0\0\0UL\x04\0"  # after it, how long the file's own facts are
+_MAX_VALUE = 256 << 20  # bytes of a value; functional groups of thousands of frames have a few MB
+_MAX_DEFLATED = 4 << 30  # bytes of a file, as many as DICOM's lengths can count
 _SHARED, _PER_FRAME = 0x52009229, 0x52009230
 _PIXELS = ((0x7FE0, 0x0008), (0x7FE0, 0x0009), (0x7FE0, 0x0010))
 _ITEM, _END_OF_ITEMS, _UNDEFINED = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD), 0xFFFFFFFF
@@ -120,11 +125,14 @@ def read_header(stream: IO[bytes], path: str, member: str = "") -> list[Slice]:
         ) from None
 
     _check_start(stream, member or path)
+    _check_deflated(stream)
     try:
         with silent_pydicom():
             header = pydicom.dcmread(
-                stream, stop_before_pixels=True, force=True, specific_tags=_wanted_tags()
-            )
+                stream, _MAX_VALUE, stop_before_pixels=True, force=True,
+                specific_tags=_wanted_tags(),
+            )  # fmt: skip
+            _check_lengths(header)
             problem = _pixel_damage(stream, header)
             frames = _frames(header)
             return [
@@ -186,6 +194,36 @@ def _check_start(stream: IO[bytes], name: str) -> None:
     if name.endswith(_ENDINGS) or lost:
         raise Damaged("it does not start like DICOM" if start else "it is empty")
     raise NotAnImage("not DICOM")
+
+
+def _check_deflated(stream: IO[bytes]) -> None:
+    """Refuse a deflated file that unpacks to more than an image; the stream is rewound.
+
+    pydicom unpacks it whole, however large it is.
+
+    Raises:
+        Damaged: it does.
+    """
+    start = stream.read(1024)
+    if start[128:140] == _GROUP_LENGTH and _DEFLATED.encode() in start:
+        stream.seek(144 + int.from_bytes(start[140:144], "little"))
+        try:
+            check_deflated(stream, _MAX_DEFLATED)
+        except (TooLarge, zlib.error) as error:
+            raise Damaged(str(error)) from None
+    stream.seek(0)
+
+
+def _check_lengths(header: Dataset) -> None:
+    """Refuse a header with a value that was too long to be read.
+
+    Raises:
+        Damaged: it has one.
+    """
+    for tag in header.keys():  # noqa: SIM118  its values may be unread
+        element = header.get_item(tag, keep_deferred=True)
+        if element.value is None and getattr(element, "length", 0) > 0:
+            raise Damaged("a value of its header is longer than any")
 
 
 def _pixel_damage(stream: IO[bytes], header: Dataset) -> str:

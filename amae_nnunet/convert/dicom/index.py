@@ -14,6 +14,7 @@ from typing import Any
 
 from amae_nnunet.convert.dicom.stack import Facts, SliceFile, Stack
 from amae_nnunet.errors import ConfigError
+from amae_nnunet.parse import parse_json
 
 ENDING = ".index.json"
 _SCHEMA = 2
@@ -76,10 +77,10 @@ def load_index(path: Path) -> Index:
     """
     try:
         with path.open(encoding="utf-8") as file:
-            head = json.loads(next(file))
+            head = parse_json(next(file))
             if head["schema"] != _SCHEMA:
                 raise ValueError(f"schema {head['schema']}")
-            return Index([_stack(json.loads(line)) for line in file], dict(head["chosen"]))
+            return Index([_stack(parse_json(line)) for line in file], dict(head["chosen"]))
     except (OSError, StopIteration, ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(
             f"{path.name} is not an index of this version: remove it and its sheet, and write them "

@@ -21,7 +21,6 @@ Not in the paper, which does not say how it found its contrasts.
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from amae_nnunet.contrasts import check_contrast_names
 from amae_nnunet.convert.dicom.conditions import Match, compile_match, values_of
 from amae_nnunet.convert.dicom.stack import Facts
 from amae_nnunet.errors import ConfigError, ContrastError
+from amae_nnunet.parse import parse_json
 
 #: Where evidence comes from, the strongest first.
 TIERS = ("user", "type", "private", "text", "physics")
@@ -147,7 +147,7 @@ def _read(path: Path) -> dict[str, Any]:
         return dict(pairs)
 
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+        content = parse_json(path.read_text(encoding="utf-8"), object_pairs_hook=once)
     except OSError as error:
         raise ConfigError(f"rules {path}: {error.strerror}: give a file with --rules") from None
     except ValueError as error:

@@ -8,7 +8,6 @@ stack's frames is taken. Not in the paper.
 from __future__ import annotations
 
 import itertools
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from amae_nnunet.convert.dicom.pixels import frame_values
 from amae_nnunet.convert.dicom.stack import Stack
 from amae_nnunet.convert.nifti import open_nifti
 from amae_nnunet.errors import ConfigError
+from amae_nnunet.unpack import MAX_BYTES, TooLarge, copy_packed
 
 # No sidecars (they hold header text), no names from headers, no rotation. With -w 2 a second result
 # gets a name of its own; with -w 1 it would take the place of the first without a word.
@@ -115,6 +115,7 @@ class DicomVolume:
     def _gather(self, folder: Path) -> None:
         """Links to the files, and unpacked copies of those that are packed."""
         files = dict.fromkeys((file.path, file.member) for file in self.stack.files)
+        room = MAX_BYTES
         try:
             for path, group in itertools.groupby(files, key=lambda file: Path(file[0])):
                 with open_container(path) as (_, open_member):
@@ -122,9 +123,11 @@ class DicomVolume:
                         target = folder / f"{len(list(folder.iterdir())):06d}.dcm"
                         if is_packed(path):
                             with open_member(member) as stream, target.open("wb") as copy:
-                                shutil.copyfileobj(stream, copy)
+                                room -= copy_packed(stream, copy, room)
                         else:
                             target.symlink_to(path)
+        except TooLarge as error:
+            raise CaseError("E_DAMAGED", f"{self.name}: {error}: look at the archive") from None
         except UNREADABLE:
             raise CaseError(
                 "E_DAMAGED", f"{self.name}: a file is gone or cannot be unpacked: scan again"

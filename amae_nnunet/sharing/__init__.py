@@ -1,0 +1,1 @@
+"""Pre-trained checkpoints handed on: the model card, and the layout of the Hugging Face hub."""
