@@ -46,7 +46,7 @@ SIZES: Mapping[str, tuple[tuple[int, int, int], tuple[float, float, float]]] = M
         "large": ((28, 192, 192), (5.0, 1.1, 1.1)),
     }
 )
-SHAPE, SPACING = (24, 64, 64), (6.0, 3.0, 3.0)
+SHAPE, SPACING = SIZES["small"]
 VERSION = 1  # of the phantom: raised whenever the same seed gives another study
 _SMALLEST = 16
 _FACTS = "study.json"

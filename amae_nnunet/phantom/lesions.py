@@ -91,15 +91,13 @@ def put_lesions(
                 _grow(rng, labels, at, depth, lesion, steps, smallest)
 
 
-def territory(x: FloatArray, y: FloatArray, z: FloatArray) -> tuple[Labels, FloatArray]:
-    """Number of the territory of each point, and how much nearer it is than the next one, mm."""
+def territory(x: FloatArray, y: FloatArray, z: FloatArray) -> Labels:
+    """Number of the territory of each point, the one with the nearest branch."""
     nearest = []
     for points in TERRITORIES.values():
         squares = [(np.abs(x) - a) ** 2 + (y - b) ** 2 + (z - c) ** 2 for a, b, c in points]
         nearest.append(np.sqrt(np.min(squares, axis=0)))
-    distances = np.stack(nearest)
-    ordered = np.partition(distances, 1, axis=0)
-    return distances.argmin(0).astype(np.uint8), ordered[1] - ordered[0]
+    return np.argmin(nearest, axis=0).astype(np.uint8)
 
 
 def _grow(
@@ -133,8 +131,8 @@ def _grow(
     form = np.sqrt(sum(axis**2 for axis in away)) / radius
     grown = host[box] & (form < np.exp(0.25 * bumps)) & (x * centre[0] > 0)
     if lesion.vascular and radius > 2 * smallest:
-        own = territory(*(axis[None] for axis in centre))[0]
+        own = territory(*(axis[None] for axis in centre))
         wander = [axis + 4 * bumps for axis in (x, y, z)]
-        grown &= territory(*wander)[0] == own
+        grown &= territory(*wander) == own
     grown |= host[box] & (form < min(1.0, smallest / radius)) & (x * centre[0] > 0)
     labels[box][grown] = CODE[lesion.tissue]

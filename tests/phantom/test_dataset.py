@@ -51,7 +51,7 @@ def test_a_study_is_what_it_says(studies: list[Study]) -> None:
     assert study.label.dtype == study.tissue.dtype == np.uint8
     assert set(np.unique(study.label)) == {0, 1}
     assert np.all(study.tissue[study.label == 1] == TISSUES.index("infarct"))
-    assert study.spacing == (6.0, 3.0, 3.0)
+    assert study.spacing == (6.0, 3.3, 3.3)
 
 
 def test_a_study_depends_on_seed_and_index_alone() -> None:
