@@ -28,7 +28,7 @@ case $size in
     cpu) device=cpu phantom=small unlabeled=200 train=20 test=50
         settings="$small num_strides=3 $short lr=0.001 batch_size=2
             num_epochs=10 iterations_per_epoch=50 val_iterations_per_epoch=4
-            pretraining.num_epochs=40 pretraining.lr=0.001" ;;
+            pretraining.num_epochs=20 pretraining.lr=0.001" ;;
     gpu) device=cuda phantom=medium unlabeled=1000 train=50 test=200
         settings="encoder=small $short lr=0.0003 batch_size=2
             num_epochs=100 iterations_per_epoch=50 val_iterations_per_epoch=5
