@@ -80,11 +80,13 @@ once plan nnUNetv2_plan_and_preprocess -d 501 -c 3d_fullres --verify_dataset_int
 # shellcheck disable=SC2086
 once configure amae-nnunet-configure 501 3d_fullres --name tables $settings
 model="501 tables -p AMAEPlans"
+processes=3
 if [ "$device" = cpu ]; then # on few cores nnU-Net is fastest without worker processes
     export nnUNet_n_proc_DA=0 nnUNet_def_n_proc=1
+    processes=0
 fi
 
-once "preprocess" nnUNetv2_preprocess -d 501 -plans_name AMAEPlans -c tables -np 1
+once preprocess nnUNetv2_preprocess -d 501 -plans_name AMAEPlans -c tables -np 1
 # The labelled cases of fold 0's validation are left out, as the test cases are.
 # shellcheck disable=SC2086
 once pretrain amae-nnunet-pretrain $model -f 0 --unlabeled 502 -device "$device" --c
@@ -97,5 +99,5 @@ done
 # Tables 1, 2 (T2 withheld) and 3 (Wilcoxon), in evaluation/report.html and results.json.
 # shellcheck disable=SC2086
 once evaluate amae-nnunet-evaluate -d 501 -c tables -p AMAEPlans -f 0 -tr $trainers --drop T2 \
-    -o evaluation -device "$device" --disable_tta -np 2
-sed -n '/^$/,$p' logs/evaluate.log
+    -o evaluation -device "$device" --disable_tta -np "$processes"
+sed -n '/^mean Dice/,$p' logs/evaluate.log
