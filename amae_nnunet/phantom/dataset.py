@@ -1,18 +1,25 @@
 """Whole synthetic studies, in memory and as one NIfTI folder a case.
 
-Not in the paper. Case k of a seed is the same whatever the number of cases, the contrasts asked
-for and their order. The label is the acute infarct, which in the paper's data was drawn where the
-trace image is bright and ADC is not; distractors see to it that one of the two does not suffice.
+Not in the paper. Case k of a seed is the same whatever the number of cases, of processes, the
+contrasts asked for and their order. The label is the acute infarct, which in the paper's data was
+drawn where the trace image is bright and ADC is not; distractors see to it that one of the two
+does not suffice.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import multiprocessing
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -21,16 +28,52 @@ from tqdm import tqdm
 
 from amae_nnunet.contrasts import PAPER_CONTRASTS
 from amae_nnunet.errors import ConfigError
-from amae_nnunet.phantom.anatomy import TISSUES, FloatArray, Labels, make_head
-from amae_nnunet.phantom.signal import make_images
+from amae_nnunet.phantom.anatomy import make_head
+from amae_nnunet.phantom.fields import FloatArray
+from amae_nnunet.phantom.scanner import MOTION, SITES, make_images
+from amae_nnunet.phantom.tissues import CODE, Labels
 
 #: Probability that a case has a contrast. The paper requires ADC and trace; the rest is chosen.
 AVAILABILITY: Mapping[str, float] = MappingProxyType(
     {"ADC": 1.0, "TRACE": 1.0, "T2": 0.7, "GRE": 0.5, "SWI": 0.4, "T1": 0.8, "FLAIR": 0.8}
 )
-SHAPE = (24, 64, 64)
-SPACING = (6.0, 3.0, 3.0)
+#: Number of voxels and their size in mm by name, both (z, y, x).
+SIZES: Mapping[str, tuple[tuple[int, int, int], tuple[float, float, float]]] = MappingProxyType(
+    {
+        "tiny": ((16, 32, 32), (9.0, 6.5, 6.5)),
+        "small": ((24, 64, 64), (6.0, 3.3, 3.3)),
+        "medium": ((26, 128, 128), (5.5, 1.7, 1.7)),
+        "large": ((28, 192, 192), (5.0, 1.1, 1.1)),
+    }
+)
+SHAPE, SPACING = SIZES["small"]
+VERSION = 1  # of the phantom: raised whenever the same seed gives another study
 _SMALLEST = 16
+_FACTS = "study.json"
+
+
+@dataclass(frozen=True)
+class Split:
+    """What the cases of a part of the benchmark are.
+
+    Attributes:
+        first_case: number of the first; parts have no number in common.
+        labels: whether the infarcts are given.
+        infarct: probability that a case has acute infarcts. The paper's labelled cases all do.
+    """
+
+    first_case: int
+    labels: bool
+    infarct: float
+
+
+SPLITS: Mapping[str, Split] = MappingProxyType(
+    {
+        "train": Split(0, True, 1.0),
+        "test": Split(100_000, True, 1.0),
+        "unlabeled": Split(200_000, False, 0.5),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -42,12 +85,47 @@ class Study:
         label: uint8, 1 where more than half of the voxel is acute infarct.
         tissue: uint8, index into `TISSUES` of the tissue that fills most of the voxel.
         spacing: size of a voxel in mm, (z, y, x).
+        site: name of the scanner among `SITES`.
     """
 
     images: dict[str, FloatArray]
     label: Labels
     tissue: Labels
     spacing: tuple[float, float, float]
+    site: str
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """All that a case depends on, except for its number."""
+
+    seed: int
+    contrasts: tuple[str, ...]
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    availability: dict[str, float]
+    sites: tuple[str, ...]
+    motion: float
+    infarct: float
+    labels: bool = True
+
+    def make(self, index: int, contrasts: Sequence[str]) -> Study:
+        anatomy, imaging, _ = _streams(self.seed, index)
+        fractions = make_head(anatomy, self.shape, self.spacing, self.infarct)
+        site = self.sites[int(imaging.random() * len(self.sites))]
+        images = make_images(imaging, fractions, self.spacing, contrasts, SITES[site], self.motion)
+        return Study(
+            images=images,
+            label=(fractions[CODE["infarct"]] > 0.5).astype(np.uint8),
+            tissue=fractions.argmax(0).astype(np.uint8),
+            spacing=(float(self.spacing[0]), float(self.spacing[1]), float(self.spacing[2])),
+            site=site,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON gives it back."""
+        facts: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {"phantom": VERSION, **facts}
 
 
 def make_study(
@@ -56,6 +134,10 @@ def make_study(
     contrasts: Sequence[str] = PAPER_CONTRASTS,
     shape: Sequence[int] = SHAPE,
     spacing: Sequence[float] = SPACING,
+    *,
+    sites: Sequence[str] = tuple(SITES),
+    motion: float = MOTION,
+    infarct: float = 1.0,
 ) -> Study:
     """Make case ``index`` of ``seed`` with all of ``contrasts``.
 
@@ -65,21 +147,18 @@ def make_study(
         contrasts: names among `PAPER_CONTRASTS`.
         shape: number of voxels, (z, y, x), each 16 or more.
         spacing: size of a voxel in mm, (z, y, x).
+        sites: names among `SITES`, each as likely as the others.
+        motion: probability that the head moves in a scan.
+        infarct: probability of acute infarcts.
 
     Raises:
         ConfigError: a value that cannot work.
     """
-    _check_case(seed, index, contrasts)
-    _check_grid(shape, spacing)
-    anatomy, imaging, _ = _streams(seed, index)
-    fractions = make_head(anatomy, shape, spacing)
-    infarct = fractions[TISSUES.index("infarct")]
-    return Study(
-        images=make_images(imaging, fractions, contrasts),
-        label=(infarct > 0.5).astype(np.uint8),
-        tissue=fractions.argmax(0).astype(np.uint8),
-        spacing=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
+    recipe = _Recipe(
+        seed, tuple(contrasts), tuple(shape), tuple(spacing), {}, tuple(sites), motion, infarct
     )
+    _check(recipe, index)
+    return recipe.make(index, contrasts)
 
 
 def available_contrasts(
@@ -100,6 +179,9 @@ def available_contrasts(
         ConfigError: a value that cannot work.
     """
     _check_case(seed, index, contrasts)
+    unknown = [name for name in availability if name not in PAPER_CONTRASTS]
+    if unknown:
+        raise ConfigError(f"availability of {unknown[0]}: name {' '.join(PAPER_CONTRASTS)}")
     for name in contrasts:
         if not 0 <= availability.get(name, -1) <= 1:
             raise ConfigError(
@@ -121,10 +203,18 @@ def write_studies(
     availability: Mapping[str, float] = AVAILABILITY,
     first_case: int = 0,
     prefix: str = "case",
+    *,
+    sites: Sequence[str] = tuple(SITES),
+    motion: float = MOTION,
+    infarct: float = 1.0,
+    labels: bool = True,
+    num_processes: int = 1,
+    resume: bool = False,
 ) -> list[Path]:
     """Write ``prefix_000/ADC.nii.gz``, ..., ``prefix_000/seg.nii.gz`` and so on into ``folder``.
 
-    Only the contrasts that a case has are written. A case appears at once and whole.
+    Only the contrasts that a case has are written. ``study.json`` beside them says how the case was
+    made, at which site, and the volume of its infarcts. A case appears at once and whole.
 
     Args:
         folder: where to write; made if missing.
@@ -136,6 +226,12 @@ def write_studies(
         availability: probability that a case has a contrast, by name.
         first_case: number of the first case.
         prefix: first part of the cases' names.
+        sites: names among `SITES`.
+        motion: probability that the head moves in a scan.
+        infarct: probability of acute infarcts.
+        labels: whether to write the infarcts.
+        num_processes: how many cases to make at once.
+        resume: skip the cases that are there and were made in the same way.
 
     Returns:
         The folders of the cases.
@@ -143,31 +239,75 @@ def write_studies(
     Raises:
         ConfigError: a value that cannot work, or a case that is already there.
     """
-    if num_cases < 1:
-        raise ConfigError(f"num_cases is {num_cases}: write at least 1 case")
+    if num_cases < 1 or num_processes < 1:
+        what = "num_cases" if num_cases < 1 else "num_processes"
+        raise ConfigError(f"{what} is {min(num_cases, num_processes)}: give at least 1")
     if not prefix or Path(prefix).name != prefix:
         raise ConfigError(f"prefix {prefix!r} is not a file name: use letters, digits, '_' and '-'")
-    _check_grid(shape, spacing)
+    recipe = _Recipe(
+        seed, tuple(contrasts), tuple(shape), tuple(spacing), dict(availability), tuple(sites),
+        motion, infarct, labels,
+    )  # fmt: skip
+    _check(recipe, first_case)
     numbers = range(first_case, first_case + num_cases)
-    cases = [Path(folder) / f"{prefix}_{number:03d}" for number in numbers]
-    for case in cases:
-        if case.exists():
-            raise ConfigError(f"{case} exists: choose another folder, prefix or first_case")
-    present = [available_contrasts(seed, number, contrasts, availability) for number in numbers]
+    cases = {number: Path(folder) / f"{prefix}_{number:03d}" for number in numbers}
+    for number in numbers:
+        available_contrasts(seed, number, contrasts, availability)
+    todo = {number: case for number, case in cases.items() if not _done(case, recipe, resume)}
     Path(folder).mkdir(parents=True, exist_ok=True)
-    work = tqdm(zip(numbers, cases, present, strict=True), "phantom", num_cases, unit="case")
-    for number, case, names in work:
-        _write_case(case, make_study(seed, number, names, shape, spacing))
-    return cases
+    with _mapper(min(num_processes, len(todo))) as run:
+        work = run(_write_case, todo.values(), todo, [recipe] * len(todo))
+        for _ in tqdm(work, "phantom", num_cases, initial=num_cases - len(todo), unit="case"):
+            pass
+    return list(cases.values())
 
 
-def _write_case(case: Path, study: Study) -> None:
+@contextmanager
+def _mapper(num_processes: int) -> Iterator[Callable[..., Iterator[None]]]:
+    """``map``, here or in fresh processes."""
+    if num_processes <= 1:
+        yield map
+        return
+    pool = ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _done(case: Path, recipe: _Recipe, resume: bool) -> bool:
+    if not case.exists():
+        return False
+    if not resume:
+        raise ConfigError(f"{case} exists: choose another folder, prefix or first_case")
+    try:
+        found = json.loads((case / _FACTS).read_text(encoding="utf-8"))["recipe"]
+    except (OSError, ValueError, KeyError, TypeError):
+        found = None
+    if found != recipe.facts():
+        raise ConfigError(f"{case} was not made with these settings: choose another folder")
+    return True
+
+
+def _write_case(case: Path, number: int, recipe: _Recipe) -> None:
+    names = available_contrasts(recipe.seed, number, recipe.contrasts, recipe.availability)
+    study = recipe.make(number, names)
     temporary = case.with_name(f".{case.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     for name, image in study.images.items():
         _write_nifti(temporary / f"{name}.nii.gz", np.rint(image).astype(np.int16), study.spacing)
-    _write_nifti(temporary / "seg.nii.gz", study.label, study.spacing)
+    if recipe.labels:
+        _write_nifti(temporary / "seg.nii.gz", study.label, study.spacing)
+    facts = {
+        "case": number,
+        "site": study.site,
+        "tesla": SITES[study.site].field,
+        "contrasts": list(names),
+        "infarct_ml": round(float(study.label.sum()) * float(np.prod(study.spacing)) / 1000, 3),
+        "recipe": recipe.facts(),
+    }
+    (temporary / _FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     temporary.replace(case)
 
 
@@ -188,6 +328,16 @@ def _write_nifti(
 def _streams(seed: int, index: int) -> list[np.random.Generator]:
     """Independent streams of one case: anatomy, imaging, availability."""
     return np.random.default_rng([seed, index]).spawn(3)
+
+
+def _check(recipe: _Recipe, index: int) -> None:
+    _check_case(recipe.seed, index, recipe.contrasts)
+    _check_grid(recipe.shape, recipe.spacing)
+    if not recipe.sites or not set(recipe.sites) <= set(SITES):
+        raise ConfigError(f"sites {list(recipe.sites)}: name at least one of {' '.join(SITES)}")
+    for name in ("motion", "infarct"):
+        if not 0 <= getattr(recipe, name) <= 1:
+            raise ConfigError(f"{name} is {getattr(recipe, name)}: give a probability, 0 to 1")
 
 
 def _check_case(seed: int, index: int, contrasts: Sequence[str]) -> None:

@@ -1,0 +1,85 @@
+"""``amae-nnunet-phantom`` in this process and in fresh ones, and what the converter makes of it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from cli.script import command
+
+from amae_nnunet.cli import phantom
+from amae_nnunet.phantom.dataset import SIZES
+
+TINY = "--size tiny --contrasts ADC TRACE T2 -np 1"
+
+
+def run(words):
+    return phantom.main(words.split())
+
+
+def test_a_folder_of_it_converts_at_once(tmp_path, capsys):
+    assert run(f"-o {tmp_path / 'train'} --num_cases 2 {TINY} --availability T2=0.5") == 0
+    said = capsys.readouterr().out
+    words = said.removeprefix("next: amae-nnunet-convert ").split()
+    assert words == f"-i {tmp_path / 'train'} -t Infarct -d 501 -n Phantom".split()
+    assert run(f"-o {tmp_path / 'more'} --num_cases 1 --split unlabeled {TINY}") == 0
+    assert capsys.readouterr().out.endswith(" --split unlabeled\n")
+    (more,) = (tmp_path / "more").iterdir()
+    assert more.name == "phantom_200000"
+    assert not (more / "seg.nii.gz").exists()
+    answer = command(*words, "-np", 1, raw_folder=tmp_path / "raw")
+    assert answer.returncode == 0, answer.stderr
+    raw = tmp_path / "raw" / "Dataset501_Phantom"
+    assert len(list((raw / "labelsTr").iterdir())) == 2
+    cases = json.loads((raw / "contrasts.json").read_text())["cases"]
+    for name, case in cases.items():
+        facts = json.loads((tmp_path / "train" / name / "study.json").read_text())
+        present = [contrast in facts["contrasts"] for contrast in ("ADC", "TRACE", "T2")]
+        assert case["present"] == "".join("01"[flag] for flag in present) + "0000"
+
+
+def test_it_goes_on_where_it_stopped_and_refuses_other_settings(tmp_path, capsys):
+    assert run(f"-o {tmp_path} --num_cases 1 {TINY}") == 0
+    before = (tmp_path / "phantom_000" / "study.json").stat().st_mtime_ns
+    assert run(f"-o {tmp_path} --num_cases 2 {TINY}") == 0
+    assert (tmp_path / "phantom_000" / "study.json").stat().st_mtime_ns == before
+    assert run(f"-o {tmp_path} --num_cases 2 {TINY} --seed 1") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "phantom_000 was not made with these settings: choose another folder" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--num_cases 0", "num_cases is 0"),
+        ("--num_cases 1 --contrasts T9", "T9"),
+        ("--num_cases 1 --sites Q", "name at least one of A B C D E"),
+        ("--num_cases 1 --availability T2", "write NAME=P"),
+        ("--num_cases 1 --availability T2=2", "availability of T2 is 2"),
+        ("--num_cases 1 --availability T9=1", "T9"),
+        ("--num_cases 1 --motion -1", "motion is -1"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_line(tmp_path, capsys, words, message):
+    assert run(f"-o {tmp_path / 'out'} {words}") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_help_names_the_sizes_and_imports_nothing_heavy(capsys):
+    with pytest.raises(SystemExit):
+        run("--help")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "{" + ",".join(SIZES) + "}" in said
+    assert ", ".join("x".join(map(str, shape)) for shape, _ in list(SIZES.values())[:3]) in said
+    code = (
+        "import sys; from amae_nnunet.cli import phantom\n"
+        "try: phantom.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('numpy', 'scipy', 'torch') if m in sys.modules])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.splitlines()[-1] == "[]"
