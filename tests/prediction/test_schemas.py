@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import torch
-from prediction.conftest import CPU
+from conftest import CPU
 from schemas import check
 
 from amae_nnunet.prediction.inputs import find_cases
