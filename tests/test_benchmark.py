@@ -51,6 +51,7 @@ def test_variants_that_do_other_work_are_found():
         benchmark.check_same_gradient({"one": (layer, one), "two": (layer, two)})
 
 
+@pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")  # of MONAI
 @pytest.mark.parametrize("name", ["BM-MAE", "EvaMAE"])
 def test_a_peer_sees_visible_tokens_only_and_learns_everywhere(name):
     """Else it would not be a masked autoencoder, and its time would say nothing."""

@@ -151,6 +151,9 @@ def test_the_alarm_is_raised_for_a_contrast_that_stays_bad_and_for_nothing_else(
     recovered = [*history(-0.1), *history(0.2, epochs=1)]
     assert alarm(recovered, 100) == ""
     assert alarm(history(None), 100) == ""
+    by_chance = [*history(0.02, epochs=3), *history(-0.1, epochs=7)]
+    assert alarm(by_chance, 100) != ""
+    assert alarm([*history(0.4, epochs=3), *history(-0.1, epochs=7)], 100) == ""
 
 
 def test_a_training_that_cannot_learn_raises_the_alarm_once(nnunet, dataset, caplog):
