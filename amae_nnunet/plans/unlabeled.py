@@ -22,19 +22,16 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures as concurrent
 from concurrent.futures import Future, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from amae_nnunet.contrasts import FILE_NAME, ContrastRecord, check_contrast_names
-from amae_nnunet.errors import AMAEError, InputError
+from amae_nnunet.errors import InputError
 from amae_nnunet.lock import locked
 from amae_nnunet.plans.block import channel_contrasts
 from amae_nnunet.plans.half import in_half, small_blocks
@@ -45,6 +42,7 @@ from amae_nnunet.plans.preprocessed import (
     nonzero_channels,
     read_json,
 )
+from amae_nnunet.workers import reason, workers
 
 log = logging.getLogger(__name__)
 
@@ -254,23 +252,10 @@ def _run(jobs: Sequence[_Job], processes: int, title: str) -> Iterator[tuple[_Jo
     """Preprocess, each case in a process that it may bring down, and yield what is ready."""
     if not jobs:
         return
-    with _pool(min(processes, len(jobs))) as pool, logging_redirect_tqdm():
-        futures = {pool.schedule(_preprocess, (job,), timeout=TIMEOUT): job for job in jobs}
+    with workers(min(processes, len(jobs)), TIMEOUT) as schedule, logging_redirect_tqdm():
+        futures = {schedule(_preprocess, (job,)): job for job in jobs}
         for future in tqdm(as_completed(futures), title, len(futures), unit="case"):
             yield futures[future], future
-
-
-@contextmanager
-def _pool(processes: int) -> Iterator[ProcessPool]:
-    pool = ProcessPool(processes, context=get_context("spawn"))
-    try:
-        yield pool
-        pool.close()
-    except BaseException:
-        pool.stop()
-        raise
-    finally:
-        pool.join()
 
 
 def _reason(future: Future[Any]) -> str:
@@ -280,11 +265,7 @@ def _reason(future: Future[Any]) -> str:
         return ""
     if isinstance(error, (TimeoutError, concurrent.TimeoutError)):  # one class from Python 3.11
         return f"took more than {TIMEOUT:.0f} s: look at its files"
-    if isinstance(error, ProcessExpired):
-        return "its process died, perhaps out of memory: run again with fewer (-np 1)"
-    if isinstance(error, AMAEError):
-        return str(error)
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return reason(error)
 
 
 def _publish(job: _Job, folder: Path, entry: dict[str, Any]) -> None:
