@@ -197,7 +197,7 @@ def test_train_folds(trained):
         folder = result(trained, trainer) / f"fold_{fold}"
         for name in ("checkpoint_final.pth", "checkpoint_best.pth", "progress.png"):
             assert (folder / name).exists()
-        assert "loaded the pre-trained encoder of fold_all/checkpoint_final" in log_of(folder)
+        assert "loaded the pre-trained encoder of checkpoint_final.safetensors" in log_of(folder)
         best = (trainer, fold) == ("AMAETrainer", 1)
         expected = f"checkpoint_{'best' if best else 'final'}.pth"
         assert SubsetScores.read(folder).checkpoint == expected
