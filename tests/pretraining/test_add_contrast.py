@@ -169,7 +169,8 @@ def test_the_fitted_vector_rebuilds_unseen_studies_better_than_the_mean(
     added = read_checkpoint(written).facts["added_contrasts"][0]
     errors = added["masked_error"]
     assert (added["studies"], errors["held_out"]) == (5, True)
-    assert errors["fitted"] < 0.95 * errors["mean_vector"]
+    # A model that looks at the neighbours needs the vector less: 0.53 with the mean vector.
+    assert errors["fitted"] < 0.98 * errors["mean_vector"] < 0.98 * 0.6
     assert "fitted (1 held-out of 6 studies)" in caplog.text
     words = ["950", "3d_fullres", "-o", "AddedPlans", "--checkpoint", str(written)]
     assert configure.main(words) == 0
