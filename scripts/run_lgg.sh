@@ -86,11 +86,15 @@ for trainer in $trainers; do
 done
 for subset in all no_T1CE no_T1 FLAIR; do
     once "inputs_$subset" amae-nnunet-convert -i "$work/studies/$subset" -t LGG -o "$work/inputs/$subset"
+    models=()
     for trainer in $trainers; do
         out=$work/predictions/$subset/$trainer
+        models+=("$trainer=$out")
         once "predict_${subset}_$trainer" nnUNetv2_predict -i "$work/inputs/$subset" -o "$out" -d 501 \
             -c small -f 0 -tr "$trainer" -p AMAEPlans -device "$device" --disable_tta -npp 1 -nps 1
-        once "score_${subset}_$trainer" nnUNetv2_evaluate_simple \
-            "$nnUNet_raw/Dataset501_LGG/labelsTs" "$out" -l 1 -np 1
     done
+    once "evaluate_$subset" amae-nnunet-evaluate -m "${models[@]}" -o "$work/evaluation/$subset" -np 1 \
+        -i "$nnUNet_raw/Dataset501_LGG/imagesTs" -gt "$nnUNet_raw/Dataset501_LGG/labelsTs"
+    echo "predicted from: $subset"
+    sed -n '/^mean Dice/,$p' "$work/logs/evaluate_$subset.log"
 done
