@@ -21,8 +21,8 @@ def thin():
     return images(*THIN)
 
 
-def images(shape, spacing, seed=1):
-    study = make_study(seed, 0, ("T1", "FLAIR"), shape, spacing, motion=0)
+def images(shape, spacing, seed=1, site="A"):
+    study = make_study(seed, 0, ("T1", "FLAIR"), shape, spacing, sites=(site,), motion=0)
     return {name: image(voxels, spacing) for name, voxels in study.images.items()}
 
 
@@ -49,20 +49,31 @@ def error(found, motion):
     return np.degrees(np.arccos(cosine)), np.linalg.norm(middle)
 
 
+def errors(grid, seed, site):
+    """Of a head that moved between two scans, and is found."""
+    contrasts = images(*grid, seed, site)
+    moved, motion = move(contrasts["T1"], *MOTION)
+    found = register(moved, contrasts["FLAIR"])
+    assert found.accepted
+    assert found.after > 1.3 * found.before
+    return error(found, motion)
+
+
 @pytest.mark.parametrize("grid", [THIN, THICK], ids=["thin", "thick"])
-def test_the_motions_of_five_heads_are_found(grid):
-    shifts = []
-    for seed in range(1, 6):
-        contrasts = images(*grid, seed)
-        moved, motion = move(contrasts["T1"], *MOTION)
-        found = register(moved, contrasts["FLAIR"])
-        degrees, shift = error(found, motion)
-        assert degrees < 0.5
-        assert found.accepted
-        assert found.after > 1.3 * found.before
-        shifts.append(shift)
-    assert np.median(shifts) < 0.25
-    assert max(shifts) < 1  # one head in 5 mm slices: 0.6
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_motion_of_the_head_is_found(grid, seed):
+    degrees, shift = errors(grid, seed, "A")
+    assert degrees < 0.5
+    assert shift < 0.5
+
+
+@pytest.mark.parametrize("grid", [THIN, THICK], ids=["thin", "thick"])
+@pytest.mark.parametrize("site", ["B", "C", "D", "E"])
+def test_a_motion_is_found_to_a_share_of_a_slice_whatever_the_protocol(grid, site):
+    """The hardest of the heads: inversion recovery in thick slices leaves 0.6 mm."""
+    degrees, shift = errors(grid, 1, site)
+    assert degrees < 0.5
+    assert shift < 0.15 * grid[1][0]
 
 
 def test_a_contrast_that_covers_half_the_head_is_found(thin):

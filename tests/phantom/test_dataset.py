@@ -30,7 +30,7 @@ SMALL = {"shape": (16, 20, 18), "spacing": (9.0, 9.5, 9.0)}
 
 @pytest.fixture(scope="module")
 def studies() -> list[Study]:
-    return [make_study(0, index) for index in range(8)]
+    return [make_study(0, index) for index in range(12)]
 
 
 def values(study: Study, contrast: str, tissue: str) -> np.ndarray:
@@ -71,17 +71,17 @@ def test_acute_infarct_is_bright_on_trace_and_dark_on_adc(studies: list[Study]) 
     for study in studies:
         assert study.label.sum() >= 5
         assert np.median(values(study, "TRACE", "infarct")) > 1.5
-        assert np.median(values(study, "ADC", "infarct")) < 0.95
+        assert np.median(values(study, "ADC", "infarct")) < 0.85
 
 
 def test_distractors_look_like_it_on_one_of_the_two(studies: list[Study]) -> None:
-    for contrast, least in (("TRACE", 1.5), ("ADC", 1.2)):
+    for contrast, least in (("TRACE", 1.8), ("ADC", 1.2)):
         found = np.concatenate([values(study, contrast, "chronic") for study in studies])
         assert np.median(found) > least
     trace = np.concatenate([values(study, "TRACE", "haemorrhage") for study in studies])
     adc = np.concatenate([values(study, "ADC", "haemorrhage") for study in studies])
     assert np.median(trace) < 0.9
-    assert np.median(adc[adc > 0]) < 1
+    assert np.median(adc[adc > 0]) < 0.9
 
 
 def dice(found: np.ndarray, label: np.ndarray) -> float:

@@ -146,7 +146,7 @@ def trained(nnunet, tiny_plans):
     studies = studies_with("TRACE", ("TRACE", "T2"), opened, Options())
     optimizer = torch.optim.AdamW(model.parameters(), 0.002)
     crops = RandomCrops(studies, 2, model.config.patch_size, 0)
-    batches = [[at, at + 1, at + 2] for at in range(0, 900, 3)]
+    batches = [[at, at + 1, at + 2] for at in range(0, 3000, 3)]
     for x, present, seeds in crop_loader(crops, batches, 0, False):
         slots, masked = masks_of(present, seeds.tolist(), model.config.num_tokens, 0.7)
         loss = run_model(model, x, slots, masked, model.config).loss
@@ -169,8 +169,7 @@ def test_the_fitted_vector_rebuilds_unseen_studies_better_than_the_mean(
     added = read_checkpoint(written).facts["added_contrasts"][0]
     errors = added["masked_error"]
     assert (added["studies"], errors["held_out"]) == (5, True)
-    # A model that looks at the neighbours needs the vector less: 0.53 with the mean vector.
-    assert errors["fitted"] < 0.98 * errors["mean_vector"] < 0.98 * 0.6
+    assert errors["fitted"] < 0.95 * errors["mean_vector"]
     assert "fitted (1 held-out of 6 studies)" in caplog.text
     words = ["950", "3d_fullres", "-o", "AddedPlans", "--checkpoint", str(written)]
     assert configure.main(words) == 0
