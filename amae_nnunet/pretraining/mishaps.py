@@ -6,8 +6,10 @@ Both are no fault of the code, so they are one line each, which says how to go o
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from amae_nnunet.errors import AMAEError
 from amae_nnunet.pretraining.files import CannotWrite
@@ -30,6 +32,7 @@ def in_one_line(again: str) -> Iterator[None]:
     except (RuntimeError, ConnectionError, EOFError) as error:
         if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
             raise
+        _hear_no_more()
         what = "died, perhaps out of memory"
         if "timed out" in str(error):
             what = "hangs (is the disk, or /tmp, full or gone?)"
@@ -40,3 +43,15 @@ def in_one_line(again: str) -> Iterator[None]:
             f"a process that reads studies {what}: {again}, with fewer of them (export "
             "nnUNet_n_proc_DA=2)"
         ) from None
+
+
+def _hear_no_more() -> None:
+    """Take no note of children that die from now on.
+
+    The death is known, but its signal may come once more while torch puts its readers away, where
+    torch's handler raises a second time and Python prints a traceback of what it cannot raise.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for _ in range(2):  # the first call may be met by a signal that has come already
+            with suppress(RuntimeError):
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
