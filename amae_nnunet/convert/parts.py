@@ -70,6 +70,7 @@ def enter(part: Part, target: Path, template: str, splits: list[str], id_keys: l
     about = {"number": part.number, "template": template, "splits": splits, "id_keys": id_keys}
 
     def others() -> list[str]:
+        """Parts of another run."""
         known = {folder: read_about(folder) for folder in part_folders(target)}
         return [
             folder.name

@@ -110,6 +110,7 @@ class _Recipe:
     labels: bool = True
 
     def make(self, index: int, contrasts: Sequence[str]) -> Study:
+        """The case of a number, with all of ``contrasts``."""
         anatomy, imaging, _ = _streams(self.seed, index)
         fractions = make_head(anatomy, self.shape, self.spacing, self.infarct)
         site = self.sites[int(imaging.random() * len(self.sites))]
@@ -239,9 +240,9 @@ def write_studies(
     Raises:
         ConfigError: a value that cannot work, or a case that is already there.
     """
-    if num_cases < 1 or num_processes < 1:
-        what = "num_cases" if num_cases < 1 else "num_processes"
-        raise ConfigError(f"{what} is {min(num_cases, num_processes)}: give at least 1")
+    for what, number in (("num_cases", num_cases), ("num_processes", num_processes)):
+        if number < 1:
+            raise ConfigError(f"{what} is {number}: give at least 1")
     if not prefix or Path(prefix).name != prefix:
         raise ConfigError(f"prefix {prefix!r} is not a file name: use letters, digits, '_' and '-'")
     recipe = _Recipe(
@@ -249,17 +250,21 @@ def write_studies(
         motion, infarct, labels,
     )  # fmt: skip
     _check(recipe, first_case)
+    available_contrasts(seed, first_case, contrasts, availability)  # or it says what is wrong
     numbers = range(first_case, first_case + num_cases)
     cases = {number: Path(folder) / f"{prefix}_{number:03d}" for number in numbers}
-    for number in numbers:
-        available_contrasts(seed, number, contrasts, availability)
     todo = {number: case for number, case in cases.items() if not _done(case, recipe, resume)}
     Path(folder).mkdir(parents=True, exist_ok=True)
+    _write_cases(todo, recipe, num_processes, len(cases))
+    return list(cases.values())
+
+
+def _write_cases(todo: Mapping[int, Path], recipe: _Recipe, num_processes: int, total: int) -> None:
+    """Write cases with a progress bar over ``total``, those that are there already included."""
     with _mapper(min(num_processes, len(todo))) as run:
         work = run(_write_case, todo.values(), todo, [recipe] * len(todo))
-        for _ in tqdm(work, "phantom", num_cases, initial=num_cases - len(todo), unit="case"):
+        for _ in tqdm(work, "phantom", total, initial=total - len(todo), unit="case"):
             pass
-    return list(cases.values())
 
 
 @contextmanager
