@@ -1,7 +1,7 @@
 """Every block of shell in the README and the guide does what it says, run as it stands.
 
-The studies are small synthetic DICOM trees. Commands are wrapped by shell functions of the same names,
-which add what a reader with two cores and three minutes would: ``-device cpu``, tiny networks.
+The studies are small synthetic DICOM trees. Shell functions called like the commands add what a
+reader with two cores and three minutes would: ``-device cpu``, tiny networks.
 """
 
 import os
@@ -83,7 +83,7 @@ def write_dicom(folder, first, number, labels=None, t2=0.6):
 
 @pytest.fixture
 def reader(tmp_path):
-    """Runs blocks in a shell of their own, in one folder, where variables set by a block stay set."""
+    """Runs blocks in one folder, each in a shell of its own; exported variables stay."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet")}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     environment |= {"nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}

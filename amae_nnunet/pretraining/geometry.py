@@ -7,6 +7,7 @@ edges of the volume in place, so along each axis voxel p of the result lies at v
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amae_nnunet.errors import InputError
+from amae_nnunet.pretraining.files import whole_file
 
 
 def original_affine(properties: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -66,11 +68,14 @@ def save_nifti(
     properties: Mapping[str, Any],
     transpose_forward: Sequence[int],
 ) -> None:
-    """Write a preprocessed volume (Z, Y, X, as permuted), through a temporary name."""
+    """Write a preprocessed volume (Z, Y, X, as permuted) as ``.nii.gz``.
+
+    Raises:
+        AMAEError: the disk is full.
+    """
     affine = preprocessed_affine(properties, volume.shape, transpose_forward)
     array = volume.transpose(np.argsort(transpose_forward)).transpose(2, 1, 0)
     image = nibabel.Nifti1Image(np.ascontiguousarray(array, dtype=np.float32), affine)
     image.header.set_xyzt_units("mm")
-    temporary = path.with_name(f".{path.name}")
-    nibabel.save(image, temporary)
-    temporary.replace(path)
+    with whole_file(path) as temporary, gzip.open(temporary, "wb") as file:
+        file.write(image.to_bytes())

@@ -1,6 +1,8 @@
 """amae-nnunet-show on the small data set, labelled and unlabelled."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 from conftest import DATASET
+from shell import small_disk
 
 from amae_nnunet.cli import show
 from amae_nnunet.plans.preprocessed import PreprocessedDataset, travel_record
@@ -63,6 +66,32 @@ def test_picture_skills_and_nifti_files_of_a_case(nnunet, run, capsys):
     assert hidden.mean() == pytest.approx(45 / 64, abs=0.001)  # 19 of 64 tokens stay visible
     assert set(b[hidden]) == {a.min()}
     np.testing.assert_array_equal(b[~hidden], a[~hidden])
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(nnunet, run, pretrained, tmp_path):
+    """There is room for the picture and some of the NIfTI files."""
+    case = partial_case(nnunet)
+    sizes = {path.suffix: 0 for path in run(case, "--nifti").iterdir()}
+    for path in tmp_path.iterdir():
+        sizes[path.suffix] += path.stat().st_size
+    disk, rescued = tmp_path / "disk", tmp_path / "rescued"
+    disk.mkdir()
+    prefix = small_disk(int((sizes[".png"] + sizes[".gz"] / 2) / 1000), disk)
+    tool = Path(sys.executable).parent / "amae-nnunet-show"
+    script = '"$@"; code=$?; cp -r "$DISK" "$RESCUED"; exit $code'
+    words = ["--nifti", "-d", "950", "-c", "tiny", "-p", "AMAEPlans", "-device", "cpu", "-o", disk]
+    process = subprocess.run(
+        [*prefix, "sh", "-c", script, "sh", tool, pretrained, case, *words],
+        env={**os.environ, "DISK": str(disk), "RESCUED": str(rescued)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert process.returncode == 1, process.stderr
+    (line,) = [line for line in process.stderr.splitlines() if "error:" in line]
+    assert re.search(r"cannot write .*\.nii\.gz \(.*MB free\): make room and run it again", line)
+    assert "Traceback" not in process.stderr
+    whole = [nibabel.load(path).get_fdata() for path in rescued.glob("*.nii.gz")]
+    assert 0 < len(whole) < 6
+    assert {path.suffix for path in rescued.iterdir()} == {".gz", ".png", ".json"}
 
 
 def test_a_study_larger_than_the_patch_is_rebuilt_patch_by_patch(nnunet, pretrained):
