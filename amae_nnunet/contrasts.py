@@ -28,6 +28,7 @@ from typing import Any
 
 from amae_nnunet.errors import CheckpointError, ContrastError, InputError
 from amae_nnunet.parse import parse_json
+from amae_nnunet.whole import write_whole
 
 #: The paper's seven contrasts, in its order. Users append theirs (``T1CE``, ``PD``, ...).
 PAPER_CONTRASTS = ("ADC", "TRACE", "T2", "GRE", "SWI", "T1", "FLAIR")
@@ -208,10 +209,7 @@ class ContrastRecord:
                 for case, entry in sorted(self.cases.items())
             },
         }
-        temporary = path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
-        return path
+        return write_whole(path, json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> ContrastRecord:

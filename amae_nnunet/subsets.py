@@ -29,6 +29,7 @@ from typing import Any
 
 from amae_nnunet.errors import InputError
 from amae_nnunet.parse import parse_json
+from amae_nnunet.whole import write_whole
 
 FILE_NAME = "subsets.json"
 SCHEMA = 1
@@ -140,7 +141,6 @@ class SubsetScores:
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``subsets.json`` into ``folder`` (through a temporary name); return its path."""
-        path = Path(folder) / FILE_NAME
         content = {
             "schema": SCHEMA,
             "contrasts": list(self.contrasts),
@@ -148,10 +148,7 @@ class SubsetScores:
             "checkpoint": self.checkpoint,
             "subsets": [score.to_json() for score in self.subsets],
         }
-        temporary = path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
-        return path
+        return write_whole(Path(folder) / FILE_NAME, json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> SubsetScores:

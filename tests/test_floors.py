@@ -26,7 +26,7 @@ PACKAGE = "amae_nnunet"
 #: The floor of each room; a module that lies directly in the package is a room of its own.
 FLOORS = {
     **dict.fromkeys(["", "_startup", "errors", "contrasts", "subsets", "config", "lock"], 0),
-    **dict.fromkeys(["intact", "parse", "unpack", "workers"], 0),
+    **dict.fromkeys(["intact", "parse", "unpack", "whole", "workers"], 0),
     **dict.fromkeys(["networks", "phantom", "convert", "plans"], 1),
     **dict.fromkeys(["pretraining", "training", "prediction", "evaluation", "sharing"], 2),
     "cli": 3,

@@ -13,6 +13,7 @@ from typing import Any
 
 from amae_nnunet.errors import InputError
 from amae_nnunet.parse import parse_json
+from amae_nnunet.whole import write_whole
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -35,9 +36,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Replace the file."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, "".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from amae_nnunet.errors import ConfigError
+from amae_nnunet.whole import write_whole
 
 PARTS = ".amae_parts"
 _ABOUT = "part.json"
@@ -121,6 +122,4 @@ def check_ended(target: Path) -> None:
 def _write(part: Part, target: Path, about: dict[str, Any]) -> None:
     path = part.folder(target) / _ABOUT
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{_ABOUT}.tmp")
-    temporary.write_text(json.dumps(about) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(about) + "\n")

@@ -19,6 +19,7 @@ import numpy as np
 from amae_nnunet import __version__
 from amae_nnunet.convert.codes import CODES
 from amae_nnunet.convert.report_page import render
+from amae_nnunet.whole import write_whole
 
 REPORT = "report.html"
 REPORT_TWIN = "report.json"
@@ -59,8 +60,8 @@ def write_report(
         "cases": _case_rows(entries, failures, facts),
         "facts": [json.loads(text) for text in facts],
     }
-    _replace(folder / REPORT_TWIN, json.dumps(summary, indent=1) + "\n")
-    return _replace(folder / REPORT, render(summary, data))
+    write_whole(folder / REPORT_TWIN, json.dumps(summary, indent=1) + "\n")
+    return write_whole(folder / REPORT, render(summary, data))
 
 
 def summarise(
@@ -186,9 +187,3 @@ def _case_rows(
             if row.get(key) == row["case"]:
                 del row[key]
     return list(rows.values())
-
-
-def _replace(path: Path, text: str) -> Path:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    return temporary.replace(path)

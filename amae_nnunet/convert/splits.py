@@ -16,6 +16,7 @@ from pathlib import Path
 from amae_nnunet.convert.names import counted
 from amae_nnunet.errors import ConfigError
 from amae_nnunet.parse import parse_json
+from amae_nnunet.whole import write_whole
 
 SPLITS_FILE = "splits_final.json"
 _FOLDS = 5  # nnU-Net's
@@ -107,9 +108,7 @@ def _read(path: Path) -> list[Fold] | None:
 
 
 def _write(path: Path, folds: list[Fold]) -> None:
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(folds, indent=4) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(folds, indent=4) + "\n")
 
 
 def _hash(text: str) -> str:

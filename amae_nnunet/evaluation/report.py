@@ -14,6 +14,7 @@ from pathlib import Path
 from amae_nnunet.evaluation.report_page import render
 from amae_nnunet.evaluation.summary import Summary
 from amae_nnunet.evaluation.worst import Worst
+from amae_nnunet.whole import write_whole
 
 REPORT = "report.html"
 RESULTS = "results.json"
@@ -25,11 +26,5 @@ def write_report(folder: Path, summary: Summary, worst: Sequence[Worst]) -> Path
     Returns:
         The path of the page.
     """
-    _replace(folder / RESULTS, json.dumps(summary.to_json(), indent=1) + "\n")
-    return _replace(folder / REPORT, render(summary, worst))
-
-
-def _replace(path: Path, text: str) -> Path:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    return temporary.replace(path)
+    write_whole(folder / RESULTS, json.dumps(summary.to_json(), indent=1) + "\n")
+    return write_whole(folder / REPORT, render(summary, worst))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from amae_nnunet.evaluation.cases import Case, Labels
 from amae_nnunet.evaluation.metrics import METRICS, score
 from amae_nnunet.evaluation.subsets import Condition, Subset, subset_name
 from amae_nnunet.intact import check_complete
+from amae_nnunet.whole import write_whole
 
 #: Stands as the model of the empty prediction, which is scored for every case.
 NOTHING = ""
@@ -206,14 +208,12 @@ class Scores:
 
 
 def write_csv(path: Path, scores: Scores) -> Path:
-    """Write all rows, through a temporary name; what is undefined is left empty."""
-    temporary = path.with_suffix(".csv.tmp")
-    names = [*METRICS, *VOLUMES]
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["model", "case", "had", "given", "label", *names])
-        for row in scores.rows:
-            values = ["" if math.isnan(row.values[name]) else row.values[name] for name in names]
-            sets = [subset_name(row.had), subset_name(row.given)]
-            writer.writerow([row.model, row.case, *sets, row.label, *values])
-    return temporary.replace(path)
+    """Write all rows; what is undefined is left empty."""
+    text, names = io.StringIO(), [*METRICS, *VOLUMES]
+    writer = csv.writer(text)
+    writer.writerow(["model", "case", "had", "given", "label", *names])
+    for row in scores.rows:
+        values = ["" if math.isnan(row.values[name]) else row.values[name] for name in names]
+        sets = [subset_name(row.had), subset_name(row.given)]
+        writer.writerow([row.model, row.case, *sets, row.label, *values])
+    return write_whole(path, text.getvalue())

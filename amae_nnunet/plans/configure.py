@@ -31,6 +31,7 @@ from amae_nnunet.contrasts import ContrastMatch
 from amae_nnunet.errors import ConfigError
 from amae_nnunet.plans.block import KEY, AMAEBlock
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
+from amae_nnunet.whole import write_whole
 
 PLANS_NAME = "AMAEPlans"
 #: Values of nnU-Net's own that can be set, and what they are.
@@ -157,11 +158,7 @@ def configure(
     plans["plans_name"] = output_plans
     own = {"inherits_from": base} if name != base else plans["configurations"][base]
     plans["configurations"][name] = {**own, **nnunet, KEY: block.to_json()}
-    path = dataset.folder / f"{output_plans}.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(plans, indent=4) + "\n", encoding="utf-8")
-    temporary.replace(path)
-    return path
+    return write_whole(dataset.folder / f"{output_plans}.json", json.dumps(plans, indent=4) + "\n")
 
 
 def _nnunet_values(

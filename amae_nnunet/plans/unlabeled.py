@@ -42,6 +42,7 @@ from amae_nnunet.plans.preprocessed import (
     nonzero_channels,
     read_json,
 )
+from amae_nnunet.whole import write_whole
 from amae_nnunet.workers import reason, workers
 
 log = logging.getLogger(__name__)
@@ -289,9 +290,7 @@ def _read_ledger(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write_lines(path: Path, entries: Iterable[dict[str, Any]]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, "".join(f"{json.dumps(entry)}\n" for entry in entries))
 
 
 def _report(folder: Path, name: str, failures: dict[str, str]) -> None:

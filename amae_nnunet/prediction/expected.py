@@ -18,7 +18,6 @@ that of the nearest subset. Not in the paper.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 
 from amae_nnunet.contrasts import missing_required
 from amae_nnunet.subsets import SubsetScore, SubsetScores
+from amae_nnunet.whole import write_whole
 
 SCHEMA = 1
 
@@ -122,7 +122,5 @@ class Expected:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file through a temporary name, of which no two processes have the same."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Write a JSON file, whole or not at all."""
+    write_whole(path, json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,27 @@
+"""Text files that are whole or not there."""
+
+import pytest
+
+from amae_nnunet.whole import write_whole
+
+
+def test_the_text_is_written_as_it_is(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("before")
+    assert write_whole(path, "Ångström\r\nnext\n") == path
+    assert path.read_bytes() == "Ångström\r\nnext\n".encode()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("before")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "half\n" * 10_000 + "\ud800")
+    assert path.read_text() == "before"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_folder_that_is_not_there_is_an_error_of_the_system(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_whole(tmp_path / "gone" / "a.json", "text")
