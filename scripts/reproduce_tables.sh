@@ -25,7 +25,7 @@ case $size in
         settings="embed_dim=24 depth=2 feature_size=4 decoder_embed_dim=24 decoder_depth=1 $short
             num_epochs=2 iterations_per_epoch=2 val_iterations_per_epoch=1 batch_size=2
             pretraining.num_epochs=2" ;;
-    cpu) device=cpu phantom=small unlabeled=200 train=20 test=50
+    cpu) device=cpu phantom=small unlabeled=200 train=50 test=50
         settings="$small num_strides=3 $short lr=0.001 batch_size=2
             num_epochs=10 iterations_per_epoch=50 val_iterations_per_epoch=4
             pretraining.num_epochs=20 pretraining.lr=0.001" ;;

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Set up a virtual environment in .venv and run every check: style, types, fast tests, slow tests.
+# Set up a virtual environment in .venv and run every check: style, types, fast tests and
+# their coverage, slow tests.
 #
 #   bash scripts/test.sh          everything (about half an hour on two cores)
 #   bash scripts/test.sh fast     without the end-to-end tests (minutes)
@@ -11,5 +12,6 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/python -m pytest --durations=5
+.venv/bin/coverage run -m pytest --durations=5
+.venv/bin/coverage report
 [ "${1:-all}" = fast ] || .venv/bin/python -m pytest -m slow --durations=10
