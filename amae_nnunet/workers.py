@@ -37,18 +37,19 @@ def _at_once(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Future
 
 
 @contextmanager
-def workers(processes: int) -> Iterator[Schedule]:
+def workers(processes: int, timeout: float | None = None) -> Iterator[Schedule]:
     """Run jobs in processes, each of which may die of its job; without any, run them here.
 
     Args:
         processes: how many; 0 for none but this one.
+        timeout: of a job, s; its process is killed then, and its error is a ``TimeoutError``.
     """
     if not processes:
         yield _at_once
         return
     pool = ProcessPool(processes, context=get_context("spawn"))
     try:
-        yield lambda function, arguments: pool.schedule(function, arguments)
+        yield lambda function, arguments: pool.schedule(function, arguments, timeout=timeout)
         pool.close()
     except BaseException:
         pool.stop()
