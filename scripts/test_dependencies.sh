@@ -16,7 +16,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 check() { # check lowest-direct 3.10
     local environment="$folder/$1"
     uv venv --quiet --clear --python "$2" "$environment"
-    uv pip install --quiet --python "$environment/bin/python" --resolution "$1" '.[test]'
+    uv pip install --quiet --compile-bytecode --python "$environment/bin/python" --resolution "$1" '.[test]'
     uv pip freeze --python "$environment/bin/python" > "$folder/$1.txt"
     echo "$1, Python $2: $(grep -cE '==' "$folder/$1.txt") packages, listed in $folder/$1.txt"
     "$environment/bin/pytest" -q "${@:3}" # the script sees what is installed, not this folder

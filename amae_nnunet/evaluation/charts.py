@@ -187,9 +187,9 @@ class _Figure:
 
 
 def _wrapped(name: str) -> str:
-    """A name on lines of some 14 characters."""
+    """A name on lines of some 14 characters, broken between words or at a capital."""
     lines = [""]
-    for word in re.split(r"(?<=[ +_-])", name):
+    for word in re.split(r"(?<=[ +_-])|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", name):
         if lines[-1] and len(lines[-1]) + len(word) > 14:
             lines.append("")
         lines[-1] += word

@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 from evaluation.tables import game_scores, row
 
 from amae_nnunet.evaluation import intervals
+from amae_nnunet.evaluation.charts import box_plot
 from amae_nnunet.evaluation.metrics import METRICS
 from amae_nnunet.evaluation.pictures import save_segmentations
 from amae_nnunet.evaluation.report import write_report
@@ -176,3 +178,11 @@ def test_a_picture_shows_the_slice_of_the_label_or_of_the_predictions(tmp_path):
         pictures.append(path.read_bytes())
     assert pictures[0] != pictures[1]
     assert [p.name for p in tmp_path.iterdir()] == ["picture.png"]
+
+
+def test_long_names_of_trainers_do_not_run_into_each_other():
+    name = "AMAETrainerUNETRNoPretraining"
+    svg = box_plot({name: [0.1, 0.2, 0.3], "nnUNetTrainerShort": [0.2, 0.3, 0.4]}, "Dice")
+    words = re.findall(r">([A-Za-z]+)</t", svg)
+    assert name in "".join(words)
+    assert max(map(len, words)) <= 14
