@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from amae_nnunet.contrasts import PAPER_CONTRASTS
 from amae_nnunet.errors import ConfigError
+from amae_nnunet.lock import locked
 from amae_nnunet.phantom.anatomy import make_head
 from amae_nnunet.phantom.fields import FloatArray
 from amae_nnunet.phantom.scanner import MOTION, SITES, make_images
@@ -238,7 +239,8 @@ def write_studies(
         The folders of the cases.
 
     Raises:
-        ConfigError: a value that cannot work, or a case that is already there.
+        ConfigError: a value that cannot work, a case that is already there, or another run that
+            writes there.
     """
     for what, number in (("num_cases", num_cases), ("num_processes", num_processes)):
         if number < 1:
@@ -253,9 +255,10 @@ def write_studies(
     available_contrasts(seed, first_case, contrasts, availability)  # or it says what is wrong
     numbers = range(first_case, first_case + num_cases)
     cases = {number: Path(folder) / f"{prefix}_{number:03d}" for number in numbers}
-    todo = {number: case for number, case in cases.items() if not _done(case, recipe, resume)}
     Path(folder).mkdir(parents=True, exist_ok=True)
-    _write_cases(todo, recipe, num_processes, len(cases))
+    with locked(Path(folder)):
+        todo = {number: case for number, case in cases.items() if not _done(case, recipe, resume)}
+        _write_cases(todo, recipe, num_processes, len(cases))
     return list(cases.values())
 
 

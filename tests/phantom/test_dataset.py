@@ -14,6 +14,7 @@ from scipy import stats
 from amae_nnunet.contrasts import PAPER_CONTRASTS
 from amae_nnunet.contrasts import SPLITS as CONTRAST_SPLITS
 from amae_nnunet.errors import ConfigError
+from amae_nnunet.lock import locked
 from amae_nnunet.phantom.dataset import (
     AVAILABILITY,
     SPLITS,
@@ -251,6 +252,13 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     (first[1] / "study.json").write_text("{")
     with pytest.raises(ConfigError, match="case_001 was not made with these settings"):
         write_studies(tmp_path, 3, resume=True, **SMALL)
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(ConfigError, match="another run writes into"):
+        write_studies(tmp_path, 1, **SMALL)
+    assert not list(tmp_path.iterdir())
+    write_studies(tmp_path, 1, **SMALL)
 
 
 def test_the_record_says_how_a_case_was_made(tmp_path: Path) -> None:
