@@ -376,15 +376,12 @@ def test_a_case_with_too_few_channels_cannot_be_predicted(make):
         predictor.predict_sliding_window_return_logits(torch.randn(2, 16, 32, 32))
 
 
-def _module_of(kind):
+def test_trainers_pickle_and_resolve_in_a_spawned_process():
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-    return recursive_find_trainer_class_by_name(kind).__module__
-
-
-def test_trainers_pickle_and_resolve_in_a_spawned_process():
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.map(_module_of, KINDS) == ["amae_nnunet.training.trainer"] * 4
+        found = pool.map(recursive_find_trainer_class_by_name, KINDS)
+    assert found == [getattr(trainers, kind) for kind in KINDS]
     for kind in KINDS:
         cls = getattr(trainers, kind)
         assert pickle.loads(pickle.dumps(cls)) is cls
