@@ -24,6 +24,10 @@ from amae_nnunet.evaluation.subsets import Condition
 from amae_nnunet.evaluation.summary import Summary
 
 _PANELS = 4  # side by side in a chart
+_MEANING = (
+    "p says whether these trained models differ on cases like these. Another training with the "
+    "same settings is another model, and may differ by as much: train several to compare methods."
+)
 _CAPTION = "a line a case: green rises, red falls; thick the mean"
 
 
@@ -36,7 +40,7 @@ def against_each_other(summary: Summary) -> str:
             content.append(f"<h3>{escape(condition.name)}</h3>")
             content.append(_charts(_model_pairs(summary, condition, found)))
             content.append(_tables(found, "{second} minus {first}"))
-    return "".join(content)
+    return f"<p>{_MEANING}</p>{''.join(content)}" if content else ""
 
 
 def _model_pairs(

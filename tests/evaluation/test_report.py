@@ -95,6 +95,14 @@ def test_cases_that_one_model_failed_on_are_in_no_table(two_models, tmp_path):
     text = page(summary, tmp_path)
     assert "its images &lt;b&gt;differ&lt;/b&gt;" in text
     assert "What failed" in text
+    assert text.count("p says whether these trained models differ") == 1
+
+
+def test_one_model_alone_is_compared_with_nobody(tmp_path):
+    scores = game_scores({"a": {"M": len}, "b": {"M": len}}, HAD, ("M",))
+    text = page(summarise(scores), tmp_path)
+    assert "Models against each other" not in text
+    assert "p says whether" not in text
 
 
 def test_a_label_that_is_never_drawn_is_undefined_and_false_alarms_are_counted(tmp_path):
