@@ -24,7 +24,7 @@ PROG = "amae-nnunet-doctor"
 #: The packages whose versions are shown: the first release that works, and the first that may not.
 BOUNDS: dict[str, tuple[tuple[int, ...], tuple[int, ...] | None]] = {
     "amae-nnunet": ((0,), None),
-    "torch": ((2, 5), None),
+    "torch": ((2, 6), None),
     "nnunetv2": ((2, 8), (3,)),
 }
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -36,7 +37,7 @@ def copy_or_shard(
         compiled: use ``torch.compile``; pieces are compiled block by block.
 
     Raises:
-        ConfigError: there is one process, or no FSDP2.
+        ConfigError: there is one process.
     """
     if shard:
         return _sharded(model, ranks, device, compiled)
@@ -58,13 +59,6 @@ def copy_or_shard(
 def _sharded(model: AdaptiveMAE, ranks: Ranks, device: torch.device, compiled: bool) -> AdaptiveMAE:
     if ranks.size == 1:
         raise ConfigError("--shard needs several processes: start them with torchrun")
-    try:
-        from torch.distributed.fsdp import fully_shard
-    except ImportError:
-        raise ConfigError(
-            f"--shard needs PyTorch 2.6 or newer, this is {torch.__version__}: upgrade, or leave "
-            "it out"
-        ) from None
     mesh = init_device_mesh(device.type, (ranks.size,))
     for block in (*model.encoder.blocks, *model.decoder_blocks):
         if compiled:
