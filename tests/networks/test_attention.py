@@ -1,4 +1,5 @@
 import itertools
+from inspect import signature
 
 import pytest
 import reference
@@ -54,6 +55,10 @@ def test_the_opaque_operator_has_the_loops_value_and_gradient():
     torch.testing.assert_close(other, gradient, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.skipif(
+    "rtol" not in signature(torch.library.opcheck).parameters,
+    reason="this PyTorch's checks have no tolerance",
+)
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of torch, on itself
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_the_operators_keep_pytorchs_rules(dtype):
