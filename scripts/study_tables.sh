@@ -12,6 +12,7 @@
 set -euo pipefail
 
 study=${1:?which study: labels or masks}
+case $study in labels|masks) ;; *) echo "unknown study $study: labels or masks" >&2; exit 2 ;; esac
 shift
 . "$(dirname "$0")/reproduce_tables.sh" "$@"
 
@@ -73,5 +74,4 @@ case $study in
         done
         share tables
         train tables "$number" AMAETrainer AMAETrainerNoPretraining nnUNetTrainerShort ;;
-    *) echo "unknown study $study: labels or masks" >&2; exit 2 ;;
 esac

@@ -2,7 +2,7 @@
 # Set up a virtual environment in .venv and run every check: style, types, fast tests and
 # their coverage, slow tests.
 #
-#   bash scripts/test.sh          everything (about half an hour on two cores)
+#   bash scripts/test.sh          everything (about three quarters of an hour on two cores)
 #   bash scripts/test.sh fast     without the end-to-end tests (minutes)
 set -euo pipefail
 cd "$(dirname "$0")/.."

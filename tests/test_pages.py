@@ -57,13 +57,12 @@ def blocks(page):
     return [block for block in found if not block.startswith(tuple(ELSEWHERE))]
 
 
-def write_dicom(folder, first, number, labels=None, t2=0.6):
+def write_dicom(folder, first, count, labels=None):
     """Studies of the phantom as a scanner sends them, and their labels as a reader draws them."""
     made = folder.parent / f"{folder.name}_nifti"
-    often = {"ADC": 1.0, "TRACE": 1.0, "T2": t2}
     cases = write_studies(
-        made, number, first_case=first, contrasts=tuple(SERIES), shape=(16, 36, 32),
-        spacing=(6.0, 5.0, 5.0), availability=often,
+        made, count, first_case=first, contrasts=tuple(SERIES), shape=(16, 36, 32),
+        spacing=(6.0, 5.0, 5.0), availability={"ADC": 1.0, "TRACE": 1.0, "T2": 0.6},
     )  # fmt: skip
     for case in cases:
         for contrast, (number, header) in SERIES.items():

@@ -54,18 +54,16 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, model: AdaptiveMAE, facts: Mapping[str, Any]) -> None:
-    """Write a checkpoint, through a temporary name.
+    """Write a checkpoint; see ``whole_file`` for one that is whole or not there.
 
     Args:
-        path: ends in ``.safetensors``.
+        path: of the file.
         model: its weights and configuration are written.
         facts: plain JSON values, of which none may name a case.
     """
     content = {**facts, "model": dataclasses.asdict(model.config)}
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={_KEY: json.dumps(content)})
-    temporary.replace(path)
+    save_file(tensors, path, metadata={_KEY: json.dumps(content)})
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -239,22 +239,17 @@ def write_studies(
         The folders of the cases.
 
     Raises:
-        ConfigError: a value that cannot work, a case that is already there, or another run that
-            writes there.
+        ConfigError: a value that cannot work, a case that is there, or another run writes there.
     """
-    for what, number in (("num_cases", num_cases), ("num_processes", num_processes)):
-        if number < 1:
-            raise ConfigError(f"{what} is {number}: give at least 1")
-    if not prefix or Path(prefix).name != prefix:
-        raise ConfigError(f"prefix {prefix!r} is not a file name: use letters, digits, '_' and '-'")
+    _check_request(num_cases, num_processes, prefix)
     recipe = _Recipe(
         seed, tuple(contrasts), tuple(shape), tuple(spacing), dict(availability), tuple(sites),
         motion, infarct, labels,
     )  # fmt: skip
     _check(recipe, first_case)
     available_contrasts(seed, first_case, contrasts, availability)  # or it says what is wrong
-    numbers = range(first_case, first_case + num_cases)
-    cases = {number: Path(folder) / f"{prefix}_{number:03d}" for number in numbers}
+    names = {n: f"{prefix}_{n:03d}" for n in range(first_case, first_case + num_cases)}
+    cases = {number: Path(folder) / name for number, name in names.items()}
     Path(folder).mkdir(parents=True, exist_ok=True)
     with locked(Path(folder)):
         todo = {number: case for number, case in cases.items() if not _done(case, recipe, resume)}
@@ -336,6 +331,14 @@ def _write_nifti(
 def _streams(seed: int, index: int) -> list[np.random.Generator]:
     """Independent streams of one case: anatomy, imaging, availability."""
     return np.random.default_rng([seed, index]).spawn(3)
+
+
+def _check_request(num_cases: int, num_processes: int, prefix: str) -> None:
+    for what, number in (("num_cases", num_cases), ("num_processes", num_processes)):
+        if number < 1:
+            raise ConfigError(f"{what} is {number}: give at least 1")
+    if not prefix or Path(prefix).name != prefix:
+        raise ConfigError(f"prefix {prefix!r} is not a file name: use letters, digits, '_' and '-'")
 
 
 def _check(recipe: _Recipe, index: int) -> None:
