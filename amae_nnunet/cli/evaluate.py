@@ -12,13 +12,16 @@ _EPILOG = """\
 A model is a folder that nnUNetv2_train made, whatever the trainer, or a folder of predictions. From
 model folders it predicts each case as it is and, with --drop and --subsets, from less than it has;
 what is predicted already is kept in OUT/predictions. Without -f a model takes all trained folds.
+Models that are given the same name are trainings of one method, and methods are compared.
 
 It writes report.html, results.json (the same numbers) and cases.csv (a row a case, model, subset
 and label).
 
 examples:
   amae-nnunet-evaluate -d 501 -c 3d_fullres -tr AMAETrainer nnUNetTrainer -o evaluation --drop T2
+  amae-nnunet-evaluate -d 501 -c 3d_fullres -o crossval --crossval --subsets all
   amae-nnunet-evaluate -m ours=MODEL_FOLDER -i inputs -gt labels -o evaluation --subsets all
+  amae-nnunet-evaluate -m ours=ONE ours=TWO stock=THREE stock=FOUR -i inputs -gt labels -o out
   amae-nnunet-evaluate -m one=PREDICTIONS other=PREDICTIONS -gt labels -o evaluation
 """
 _FAILED = 4
@@ -48,6 +51,8 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     add("-gt", dest="labels", metavar="FOLDER", type=Path,
         help="labels CASE.nii.gz (with -d: its labelsTs)")  # fmt: skip
     add("-o", dest="output", metavar="FOLDER", type=Path, required=True, help="for the results")
+    add("--crossval", action="store_true",
+        help="with -d: its training cases, each by the fold that validated on it")  # fmt: skip
     add("-djfile", metavar="FILE", type=Path, help="dataset.json, where none lies beside the input")
     add("-tolerance", type=float, default=2.0,
         help="of the surface Dice, in mm (default: %(default)s)")  # fmt: skip
@@ -80,6 +85,9 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("which models? give -m [NAME=]FOLDER ..., or -d and -c")
     if args.dataset and not args.configuration:
         raise ConfigError("-d needs -c: the configuration of the plans, 3d_fullres say")
+    if args.crossval and (args.models or args.images or args.labels):
+        raise ConfigError("--crossval takes the training cases of a data set: give -d and no -m, "
+                          "-i or -gt")  # fmt: skip
     if args.models and args.labels is None:
         raise ConfigError("give the folder of the labels with -gt")
     if not args.tolerance >= 0:
@@ -92,7 +100,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     _check(args)
-    from amae_nnunet.cli.study import Study
+    from amae_nnunet.cli.study import Study, find_trainings
     from amae_nnunet.evaluation.report import write_report
     from amae_nnunet.evaluation.scores import Failure, Scores, write_csv
     from amae_nnunet.evaluation.summary import Summary
@@ -115,6 +123,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         scores,
         study.wanted,
         study.contrasts,
+        find_trainings(study.models),
         title=args.output.resolve().name,
         tolerance=args.tolerance,
         failures=failures,

@@ -22,12 +22,13 @@ from amae_nnunet.evaluation.cases import (
     find_labels,
     find_record,
 )
+from amae_nnunet.evaluation.crossval import judging_folds
 from amae_nnunet.evaluation.scores import Failure, Prediction, Row, score_case
 from amae_nnunet.evaluation.subsets import Subset, parse_wanted, subset_name
 from amae_nnunet.plans.block import channel_contrasts, required_contrasts
 from amae_nnunet.plans.preprocessed import dataset_name, nnunet_folder
 from amae_nnunet.prediction.inputs import InputCase, find_cases
-from amae_nnunet.prediction.model import TrainedModel
+from amae_nnunet.prediction.model import TrainedModel, trained_folds
 from amae_nnunet.prediction.withheld import predict_withheld
 from amae_nnunet.workers import ahead, reason, workers
 
@@ -36,11 +37,19 @@ _NAME = re.compile(r"\w[\w .+-]*")
 
 @dataclass(frozen=True)
 class Model:
-    """A model by its name; ``trained``: a model folder, not one of predictions."""
+    """A model.
+
+    Attributes:
+        name: of its own.
+        folder: of the model, or of its predictions.
+        trained: it is a model folder.
+        method: the name that it was given, which other trainings of the method may have as well.
+    """
 
     name: str
     folder: Path
     trained: bool
+    method: str
 
     def dataset_json(self) -> dict[str, Any]:
         """Of the data set that it was trained on."""
@@ -51,7 +60,7 @@ def find_models(args: argparse.Namespace) -> list[Model]:
     """The models that the arguments name.
 
     Raises:
-        ConfigError: one is not there, or two have the same name.
+        ConfigError: one is not there or given twice, or its name cannot be.
     """
     if args.dataset:
         base = nnunet_folder("nnUNet_results") / dataset_name(args.dataset)
@@ -60,6 +69,7 @@ def find_models(args: argparse.Namespace) -> list[Model]:
     else:
         named = [_split_name(text) for text in args.models]
     short = Counter(folder.resolve().name.partition("__")[0] for _, folder in named)
+    given, numbers = Counter(name for name, _ in named), Counter[str]()
     models = []
     for name, folder in named:
         if not folder.is_dir():
@@ -67,13 +77,26 @@ def find_models(args: argparse.Namespace) -> list[Model]:
         whole = folder.resolve().name
         shorter = whole.partition("__")[0]
         trained = (folder / "plans.json").is_file() and any(folder.glob("fold_*"))
-        models.append(Model(name or (shorter if short[shorter] == 1 else whole), folder, trained))
+        method = name or (shorter if short[shorter] == 1 else whole)
+        numbers[name] += 1
+        several = name and given[name] > 1
+        models.append(
+            Model(f"{name} {numbers[name]}" if several else method, folder, trained, method)
+        )
+    _check_names(models)
+    return models
+
+
+def _check_names(models: Sequence[Model]) -> None:
     for name, count in Counter(model.name for model in models).items():
         if count > 1:
             raise ConfigError(f"two models are called {name}: give names, -m NAME=FOLDER")
         if not _NAME.fullmatch(name):
             raise ConfigError(f"model name {name!r}: use letters, digits and . _ + -")
-    return models
+    places = Counter((model.method, model.folder.resolve()) for model in models)
+    (method, folder), count = places.most_common(1)[0]
+    if count > 1:
+        raise ConfigError(f"{folder} is given twice as a training of {method}: give each once")
 
 
 def _split_name(text: str) -> tuple[str, Path]:
@@ -98,6 +121,14 @@ def common_contrasts(models: Sequence[Model]) -> Subset:
     return found[first]
 
 
+def find_trainings(models: Sequence[Model]) -> dict[str, list[str]]:
+    """The models of each method, if some method has several."""
+    found: dict[str, list[str]] = {}
+    for model in models:
+        found.setdefault(model.method, []).append(model.name)
+    return found if len(found) < len(models) else {}
+
+
 class Study:
     """The models and the cases, checked against each other before anything is predicted.
 
@@ -113,6 +144,9 @@ class Study:
         places = [*(model.folder for model in self.models), labels, *([images] if images else [])]
         dataset_json = find_dataset_json([args.djfile] if args.djfile else places)
         label_files = find_labels(labels, dataset_json["file_ending"])
+        self.judges = self._judges() if args.crossval else {}
+        if self.judges:
+            label_files = {name: label_files[name] for name in self.judges if name in label_files}
         self.labels = Labels.of(dataset_json, next(iter(label_files.values())))
         record = find_record(images) if images else find_record(labels)
         if self.trained:
@@ -139,7 +173,8 @@ class Study:
         images, labels = args.images, args.labels
         if args.dataset and not (images and labels):
             raw = nnunet_folder("nnUNet_raw") / dataset_name(args.dataset)
-            images, labels = images or raw / "imagesTs", labels or raw / "labelsTs"
+            part = "Tr" if args.crossval else "Ts"
+            images, labels = images or raw / f"images{part}", labels or raw / f"labels{part}"
         if self.trained and images is None:
             raise ConfigError(f"{self.trained[0].name} is a model to predict with: give images, -i")
         if args.djfile and not args.djfile.is_file():
@@ -150,6 +185,16 @@ class Study:
             if not folder.is_dir():
                 raise ConfigError(f"{folder} is not a folder: give -i and -gt")
         return images, labels
+
+    def _judges(self) -> dict[str, str]:
+        """In a cross-validation the fold of each case, by default of the folds of all models."""
+        args = self.args
+        if len(self.trained) < len(self.models):
+            others = [model.folder for model in self.models if not model.trained]
+            raise ConfigError(f"{others[0]} is no model folder: train it with nnUNetv2_train")
+        trained = [trained_folds(model.folder, args.checkpoint) for model in self.trained]
+        common = [fold for fold in trained[0] if all(fold in folds for folds in trained)]
+        return judging_folds(dataset_name(args.dataset), args.folds or common)
 
     def _inputs(self, images: Path) -> tuple[dict[str, InputCase], dict[str, str]]:
         """The cases that have images, and why others cannot be predicted."""
@@ -194,22 +239,38 @@ class Study:
         return bool(self.args.disable_progress_bar) or not total
 
     def _path(self, model: Model, case: str, given: Subset) -> Path:
-        folder = self._folder(model) / subset_name(given) if model.trained else model.folder
+        folder = model.folder
+        if model.trained:
+            folder = self._folder(model, self.judges.get(case, "")) / subset_name(given)
         return folder / f"{case}{self.labels.ending}"
 
-    def _folder(self, model: Model) -> Path:
+    def _folder(self, model: Model, judge: str) -> Path:
+        """Of the predictions of a model, or of one of its folds in a cross-validation."""
         output: Path = self.args.output
-        return output / "predictions" / model.name
+        return output / "predictions" / model.name / (f"fold_{judge}" if judge else "")
 
     def _predict_with(
         self, model: Model, wanted: Mapping[str, Sequence[Subset]], count: Callable[[], Any]
     ) -> dict[tuple[str, Subset], str]:
+        failed: dict[tuple[str, Subset], str] = {}
+        for judge in sorted(set(self.judges.values())) or [""]:
+            opened = self._open(model, [judge] if judge else self.args.folds)
+            inputs = [
+                self.inputs[case.name]
+                for case in self.cases
+                if self.judges.get(case.name, "") == judge
+            ]
+            folder = self._folder(model, judge)
+            failed |= predict_withheld(opened, inputs, wanted, folder, self.args.processes, count)
+        return failed
+
+    def _open(self, model: Model, folds: Sequence[str]) -> TrainedModel:
         args = self.args
         device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.set_num_threads((os.cpu_count() or 1) if device.type == "cpu" else 1)
-        opened = TrainedModel.open(
+        return TrainedModel.open(
             model.folder,
-            args.folds,
+            folds,
             args.checkpoint,
             device,
             with_scores=False,
@@ -219,9 +280,6 @@ class Study:
             verbose=args.verbose,
             allow_tqdm=False,
         )
-        inputs = [self.inputs[case.name] for case in self.cases]
-        folder = self._folder(model)
-        return predict_withheld(opened, inputs, wanted, folder, args.processes, count)
 
     def score(
         self, predictions: Mapping[str, Sequence[Prediction]]

@@ -24,6 +24,7 @@ from amae_nnunet.evaluation.markup import (
 )
 from amae_nnunet.evaluation.metrics import METRICS
 from amae_nnunet.evaluation.report_contrasts import by_given, by_had, worth
+from amae_nnunet.evaluation.report_methods import by_method
 from amae_nnunet.evaluation.report_pairs import against_each_other, withheld
 from amae_nnunet.evaluation.subsets import subset_name
 from amae_nnunet.evaluation.summary import Summary
@@ -41,6 +42,7 @@ def render(summary: Summary, worst: Sequence[Worst]) -> str:
         "FAILURES": _failures(summary),
         "MEANS": section("How the models score", _means(summary)),
         "BOXES": section("Dice of each case", _boxes(summary)),
+        "METHODS": section("Methods, each trained several times", by_method(summary)),
         "COMPARISONS": section("Models against each other", against_each_other(summary)),
         "WITHHELD": section("What is lost without it", withheld(summary)),
         "HAD": section("By what each case had", by_had(summary)),

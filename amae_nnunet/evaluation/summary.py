@@ -17,6 +17,13 @@ from amae_nnunet.evaluation.compare import (
     withheld_comparisons,
 )
 from amae_nnunet.evaluation.intervals import CONFIDENCE, RESAMPLES, SEED
+from amae_nnunet.evaluation.methods import (
+    Method,
+    MethodComparison,
+    Trainings,
+    method_comparisons,
+    methods,
+)
 from amae_nnunet.evaluation.metrics import METRICS
 from amae_nnunet.evaluation.scores import NOTHING, Failure, Scores
 from amae_nnunet.evaluation.shapley import Worth, worths
@@ -67,6 +74,7 @@ class Summary:
         wanted: what was withheld.
         contrasts: names in channel order; empty where there are no images.
         tolerance: of the surface Dice in mm.
+        methods: if some method was trained several times, else none.
     """
 
     title: str
@@ -82,16 +90,37 @@ class Summary:
     by_given: Sequence[Group]
     worths: Sequence[Worth]
     false_alarms: Sequence[FalseAlarm]
+    methods: Sequence[Method]
+    method_comparisons: Sequence[MethodComparison]
 
     @classmethod
-    def of(cls, scores: Scores, wanted: Wanted, contrasts: Subset, **known: Any) -> Summary:
-        """Compute all numbers; ``known`` are the attributes that are not computed."""
+    def of(
+        cls,
+        scores: Scores,
+        wanted: Wanted,
+        contrasts: Subset,
+        trainings: Trainings | None = None,
+        **known: Any,
+    ) -> Summary:
+        """Compute all numbers.
+
+        Args:
+            scores: see the attributes.
+            wanted: see the attributes.
+            contrasts: see the attributes.
+            trainings: the models of each method, if some method has several.
+            known: the other attributes.
+        """
         names, conditions = list(METRICS), wanted.conditions
+        by_model = means(scores, conditions, names)
+        by_method = methods(by_model, trainings or {})
         return cls(
             scores=scores,
             wanted=wanted,
             contrasts=contrasts,
-            means=means(scores, conditions, names),
+            means=by_model,
+            methods=by_method,
+            method_comparisons=method_comparisons(by_method),
             comparisons=[
                 found
                 for condition in conditions
@@ -119,7 +148,10 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """The twin of the page; NaN is null."""
-        parts = ("means", "comparisons", "withheld", "by_had", "by_given", "worths")
+        parts = (
+            "means", "comparisons", "methods", "method_comparisons", "withheld", "by_had",
+            "by_given", "worths", "false_alarms",
+        )  # fmt: skip
         content = {
             "schema": SCHEMA,
             "title": self.title,
@@ -133,7 +165,7 @@ class Summary:
             "bootstrap": {"confidence": CONFIDENCE, "resamples": RESAMPLES, "seed": SEED},
             "cases": [{"had": had, "n": n} for had, n in self.patterns.items()],
             "failures": self.failures,
-            **{part: getattr(self, part) for part in (*parts, "false_alarms")},
+            **{part: getattr(self, part) for part in parts},
         }
         plain: dict[str, Any] = _plain(content)
         return plain

@@ -1,4 +1,8 @@
-"""The tables that the command prints: mean Dice, and what compares it."""
+"""The tables that the command prints: mean Dice, and what compares it.
+
+Where a method was trained several times, methods are compared and the pairs of its models are left
+to the report.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +25,36 @@ def tables(summary: Summary) -> str:
         means = [found.get((model, condition.name)) for model in scores.models]
         cases = str(len(scores.common_cases(condition)))
         rows.append([condition.name, cases, *(_number(m.mean if m else math.nan) for m in means)])
-    parts = [_aligned(rows)]
+    compared = _of_methods(summary, label) if summary.methods else [_of_models(summary)]
+    parts = [rows, *(table for table in compared if len(table) > 1)]
+    return "\n\n".join(map(_aligned, parts))
+
+
+def _of_models(summary: Summary) -> list[list[str]]:
+    """All pairs of models, and each with and without what is withheld."""
     pairs = [
         [f"{c.condition}: {c.second} minus {c.first}", str(c.n), f"{c.difference:+.3f}",
          p_value(c.p), p_value(c.p_holm), f"{c.effect:+.2f}"]
         for c in (*summary.comparisons, *summary.withheld) if c.metric == "dice" and c.n
     ]  # fmt: skip
-    if pairs:
-        heads = ["Dice", "pairs", "difference", "p", "p (Holm)", "effect"]
-        parts.append(_aligned([heads, *pairs]))
-    return "\n\n".join(parts)
+    return [["Dice", "pairs", "difference", "p", "p (Holm)", "effect"], *pairs]
+
+
+def _of_methods(summary: Summary, label: str) -> list[list[list[str]]]:
+    """The methods over their trainings, and all pairs of them."""
+    means = [
+        [f"{m.condition}: {m.method}", str(len(m.values)), _number(m.mean), _number(m.sd)]
+        for m in summary.methods if m.metric == "dice" and m.label == label
+    ]  # fmt: skip
+    pairs = [
+        [f"{c.condition}: {c.second} minus {c.first}", f"{c.difference:+.3f}", p_value(c.p),
+         p_value(c.p_holm)]
+        for c in summary.method_comparisons if c.metric == "dice" and c.label == label
+    ]  # fmt: skip
+    return [
+        [["Dice", "trainings", "mean", "SD"], *means],
+        [["Dice", "difference", "p", "p (Holm)"], *pairs],
+    ]
 
 
 def _number(value: float) -> str:

@@ -266,6 +266,87 @@ def test_predictions_alone_need_no_images(labels, names, tmp_path):
     assert "From each subset of the contrasts" not in page.headings
 
 
+@pytest.fixture
+def folds(place, nnunet, monkeypatch):
+    """A split of five cases into three folds, of which the model has 0 and 1."""
+    path = nnunet / "preprocessed" / DATASET / "splits_final.json"
+    before = path.read_text() if path.exists() else None
+    cases = sorted(p.name[:-7] for p in (nnunet / "raw" / DATASET / "labelsTr").iterdir())
+    judged = {0: cases[3:5], 1: cases[:1], 2: cases[1:3]}
+    splits = [{"train": sorted({*cases} - {*val}), "val": val} for val in judged.values()]
+    path.write_text(json.dumps(splits))
+    yield judged
+    path.unlink() if before is None else path.write_text(before)
+
+
+WORDS = ["-d", 950, "-c", "predicts", "-p", "AMAEPlans", "--crossval"]
+
+
+def test_in_a_cross_validation_each_case_is_predicted_by_the_fold_that_validated_on_it(
+    folds, place, nnunet, tmp_path
+):
+    assert run(*WORDS, "-o", tmp_path / "out", "--drop", "T2") == 0
+    judged = {case: fold for fold in (0, 1) for case in folds[fold]}
+    assert {row["case"] for row in rows(tmp_path / "out")} == set(judged)
+    raw = nnunet / "raw" / DATASET
+    made = tmp_path / "out" / "predictions" / "AMAETrainer"
+    for fold in (0, 1):
+        other = nnUNetPredictor(device=CPU, use_mirroring=False, allow_tqdm=False)
+        other.initialize_from_trained_model_folder(
+            str(place.model), (fold,), "checkpoint_final.pth"
+        )
+        for case in folds[fold]:
+            files = [str(raw / "imagesTr" / f"{case}_{channel:04d}.nii.gz") for channel in range(3)]
+            other.predict_from_files_sequential([files], [str(tmp_path / case)])
+            had = next(r["had"] for r in rows(tmp_path / "out") if r["case"] == case)
+            ours = made / f"fold_{fold}" / had / f"{case}.nii.gz"
+            assert ours.read_bytes() == (tmp_path / f"{case}.nii.gz").read_bytes()
+    assert sorted(path.name for path in made.iterdir()) == ["fold_0", "fold_1"]
+    assert run(*WORDS, "-o", tmp_path / "one", "-f", 1) == 0
+    assert {row["case"] for row in rows(tmp_path / "one")} == {*folds[1]}
+
+
+def test_a_cross_validation_that_cannot_be_is_refused(folds, place, nnunet, tmp_path, capsys):
+    def error(*words):
+        assert run(*WORDS, "-o", tmp_path / "out", *words) == 2
+        assert not (tmp_path / "out").exists()
+        return capsys.readouterr().err
+
+    assert "fold all is none of" in error("-f", "all")
+    assert "fold 3 is none of" in error("-f", 3)
+    assert "has no fold_2/checkpoint_final.pth" in error("-f", 2)
+    assert "--crossval takes the training cases" in error("-i", place.inputs)
+    path = nnunet / "preprocessed" / DATASET / "splits_final.json"
+    splits = json.loads(path.read_text())
+    path.write_text(json.dumps([splits[0], splits[0]]))
+    assert f"folds 0 and 1 both validate on {folds[0][0]}" in error()
+    path.write_text(json.dumps(splits))
+    assert "no fold is trained in all models" in error("-chk", "checkpoint_best.pth")
+
+
+def test_a_cross_validation_of_several_models_takes_the_folds_that_all_have(folds, stock, tmp_path):
+    words = ["-tr", "AMAETrainer", "nnUNetTrainer", "-o", tmp_path]  # of the stock model: fold 0
+    assert run(*WORDS, *words) == 0
+    assert {row["case"] for row in rows(tmp_path)} == {*folds[0]}
+
+
+def test_models_of_the_same_name_are_trainings_of_one_method(labels, names, tmp_path, capsys):
+    for shift in (1, 2):
+        worse = shutil.copytree(labels, tmp_path / f"{shift}")
+        for path in worse.iterdir():
+            image = nibabel.load(path)
+            voxels = np.roll(np.asarray(image.dataobj), shift, axis=0)
+            nibabel.save(nibabel.Nifti1Image(voxels, image.affine, image.header), path)
+    words = [f"worse={tmp_path / '1'}", f"perfect={labels}", f"worse={tmp_path / '2'}"]
+    assert run("-m", *words, "-gt", labels, "-o", tmp_path / "out") == 0
+    found = results(tmp_path / "out")
+    assert found["models"] == ["worse 1", "perfect", "worse 2"]
+    dice = {m["model"]: m["mean"] for m in found["means"] if m["metric"] == "dice"}
+    of_method = {m["method"]: m["values"] for m in found["methods"] if m["metric"] == "dice"}
+    assert of_method == {"worse": [dice["worse 1"], dice["worse 2"]], "perfect": [1]}
+    assert re.search(r"as each case is: worse +2 ", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -277,6 +358,8 @@ def test_predictions_alone_need_no_images(labels, names, tmp_path):
         (["-m", "gt", "-gt", "gt", "-tolerance", "-1"], "-tolerance -1: give a length"),
         (["-m", "gt", "-gt", "gt", "-step_size", "2"], "-step_size 2: give a number above 0"),
         (["-m", "gt", "gt", "-gt", "gt"], "two models are called gt"),
+        (["-m", "a=gt", "a=../{cwd}/gt", "-gt", "gt"], "gt is given twice as a training of a"),
+        (["-m", "a=gt", "a=.", "a 1=.", "-gt", "gt"], "two models are called a 1"),
         (["-m", "../a=gt", "-gt", "gt"], "model name '../a': use letters"),
         (["-m", "gt", "-gt", "gt", "--drop", "T2"], "give a model folder, not predictions"),
         (["-m", "gt", "-gt", "none"], "none is not a folder"),
@@ -291,7 +374,7 @@ def test_wrong_arguments_are_one_line_and_exit_2(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gt").mkdir()
-    known = {"model": place.model, "labels": labels, "inputs": place.inputs}
+    known = {"cwd": tmp_path.name, "model": place.model, "labels": labels, "inputs": place.inputs}
     assert run(*(word.format(**known) for word in words), "-o", "out") == 2
     error = capsys.readouterr().err
     assert message in error

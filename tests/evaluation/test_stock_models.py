@@ -1,5 +1,6 @@
 """Stock nnU-Net's model and ours, trained and evaluated by the installed commands."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -80,3 +81,19 @@ def test_withheld_is_what_stock_nnunet_predicts_and_scores_on_files_of_zeros(she
     assert mean == pytest.approx(summary["foreground_mean"]["Dice"], abs=1e-12)
     printed = next(line for line in evaluated.splitlines() if line.startswith("without T2"))
     assert f"{mean:.3f}" in printed.split()
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_cross_validation_scores_what_nnunets_own_validation_scored(shell, trainer):
+    words = f"{MODEL} -tr {trainer} -o crossval_{trainer} -f 0 -device cpu -np 1"
+    shell.run(f"amae-nnunet-evaluate {words} --crossval")
+    model = f"results/{DATASET}/{trainer}__AMAEPlans__tiny"
+    path = shell.folder / model / "fold_0" / "validation" / "summary.json"
+    theirs = {
+        Path(case["prediction_file"]).name[:-7]: case["metrics"]["1"]["Dice"]
+        for case in json.loads(path.read_text())["metric_per_case"]
+    }
+    with (shell.folder / f"crossval_{trainer}" / "cases.csv").open(newline="") as file:
+        ours = {row["case"]: float(row["dice"] or "nan") for row in csv.DictReader(file)}
+    assert ours == pytest.approx(theirs, abs=1e-12, nan_ok=True)
+    assert len(ours) == 2
