@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from amae_nnunet.cli.command import new_parser, run
 from amae_nnunet.errors import ConfigError
+from amae_nnunet.whole import write_whole
 
 if TYPE_CHECKING:
     from amae_nnunet.networks.mae import AdaptiveMAE
@@ -140,7 +141,7 @@ def _check(
                 found.append(finding)
                 bar.write(str(finding))
     content = {"checked": len(studies), "found": [finding.to_json() for finding in found]}
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(content, indent=1) + "\n")
     print(
         f"{len(found)} of {len(studies)} cases have images that fit another name better, in all of "
         f"{DRAWS} draws and by {MARGIN:.0%} or more ({path}): look at them before you rename"

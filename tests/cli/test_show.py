@@ -12,10 +12,12 @@ import nibabel
 import numpy as np
 import pytest
 from conftest import DATASET
+from schemas import check
 from shell import small_disk
 
 from amae_nnunet.cli import show
 from amae_nnunet.plans.preprocessed import PreprocessedDataset, travel_record
+from amae_nnunet.pretraining.check import Finding
 from amae_nnunet.pretraining.pictures import axial_slice
 
 pytestmark = pytest.mark.slow  # processes, or real work for half a minute
@@ -48,6 +50,7 @@ def test_picture_skills_and_nifti_files_of_a_case(nnunet, run, capsys):
     expected = {f"{case}_{name}_{kind}.nii.gz" for name in ("ADC", "TRACE") for kind in kinds}
     assert {p.name for p in folder.iterdir()} == {*expected, f"{case}.png", f"{case}.json"}
     skills = json.loads((folder / f"{case}.json").read_text())
+    check("shown", skills)
     assert skills["skill_mean"]["T2"] is None
     assert skills["skill_mean"]["ADC"] < 1
     assert f"ADC: skill against its mean {skills['skill_mean']['ADC']:+.2f}" in (
@@ -153,6 +156,11 @@ def test_another_spacing_is_refused(nnunet, pretrained, capsys):
 def test_check_writes_what_it_found(nnunet, run, capsys):
     folder = run("--check")
     found = json.loads((folder / "check.json").read_text())
+    check(
+        "check",
+        found,
+        {"checked": 1, "found": [Finding("Dataset950_Small/a", {"T2": "ADC"}, 0.1).to_json()]},
+    )
     assert found["checked"] == len(cases(nnunet))
     assert f"{len(found['found'])} of {found['checked']} cases" in capsys.readouterr().out
 

@@ -13,6 +13,7 @@ import torch
 from conftest import CPU, DATASET
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from schemas import check, faults
 
 from amae_nnunet.cli import evaluate, predict
 
@@ -72,7 +73,9 @@ def stock(place, nnunet, tiny_plans):
 
 
 def results(folder):
-    return json.loads((folder / "results.json").read_text())
+    found = json.loads((folder / "results.json").read_text())
+    check("results", found)
+    return found
 
 
 def rows(folder):
@@ -122,6 +125,17 @@ def test_a_stock_model_is_given_files_of_zeros_and_compared_with_ours(
         (condition, "nnUNetTrainer", "AMAETrainer", 2)
         for condition in ("as each case is", "without T2")
     ]
+
+
+def test_numbers_that_cannot_be_are_faults_of_the_results(evaluated):
+    found = results(evaluated)
+    wrong = [
+        {**found, "schema": 2},
+        {**found, "means": [{**found["means"][0], "metric": "dise"}]},
+        {**found, "comparisons": [{**found["comparisons"][0], "p": 1.5}]},
+        {key: found[key] for key in found if key != "worths"},
+    ]
+    assert [len(faults("results", content)) for content in wrong] == [1] * len(wrong)
 
 
 def test_the_tables_follow_from_the_rows(evaluated, names):

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from schemas import check
 from scipy import stats
 
 from amae_nnunet.contrasts import PAPER_CONTRASTS
@@ -264,6 +265,7 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
 def test_the_record_says_how_a_case_was_made(tmp_path: Path) -> None:
     (folder,) = write_studies(tmp_path, 1, 5, first_case=4, sites=("D",), labels=False, **SMALL)
     facts = json.loads((folder / "study.json").read_text())
+    check("study", facts)
     study = make_study(5, 4, **SMALL, sites=("D",))
     assert (facts["case"], facts["site"], facts["tesla"]) == (4, "D", 3.0)
     assert facts["contrasts"] == list(available_contrasts(5, 4))
