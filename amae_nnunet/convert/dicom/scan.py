@@ -9,11 +9,10 @@ import concurrent.futures
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from pebble import ProcessExpired, ProcessPool
+from pebble import ProcessExpired
 from tqdm import tqdm
 
 from amae_nnunet.convert.dicom.files import UNREADABLE, Skipped, list_files, open_container
@@ -22,6 +21,7 @@ from amae_nnunet.convert.dicom.pixels import pixel_digest
 from amae_nnunet.convert.dicom.split import split_series
 from amae_nnunet.convert.dicom.stack import Stack
 from amae_nnunet.errors import InputError
+from amae_nnunet.workers import Job, ahead, workers
 
 #: What the slices of a series have in common.
 _SHARED = ("study", "patient", "series", "time", "size", "spacing", "orientation", "facts")
@@ -66,10 +66,7 @@ def scan_dicom(root: Path, processes: int = 1) -> Scan:
     total = len(files)
     chunks = deque(files[start : start + _CHUNK] for start in range(0, total, _CHUNK))
     del files  # a chunk is let go when it has been read
-    results = (
-        _in_this_process(chunks, root) if processes == 1 else _in_pool(chunks, root, processes)
-    )
-    slices = _shared(_counted(results, total, skipped))
+    slices = _shared(_counted(_read(chunks, root, processes), total, skipped))
     return Scan(split_series(slices, root, pixel_digest), skipped)
 
 
@@ -97,31 +94,24 @@ _UNPACKED = "it cannot be opened or unpacked"
 _Result = tuple[list[Slice], list[Skipped]]
 
 
-def _in_this_process(chunks: deque[list[Path]], root: Path) -> Iterator[tuple[int, _Result]]:
-    """How many files a chunk has, and what they hold."""
+def _read(chunks: deque[list[Path]], root: Path, processes: int) -> Iterator[tuple[int, _Result]]:
+    """How many files a chunk has, and what they hold; in order.
+
+    A process that dies or hangs costs its chunk and no other.
+    """
+    with workers(processes if processes > 1 else 0, _TIME_LIMIT) as schedule:
+        for chunk, future in ahead(schedule, _jobs(chunks, root), 4 * processes):
+            try:
+                yield len(chunk), future.result()
+            except (ProcessExpired, concurrent.futures.TimeoutError):
+                lost = [_lost(path.relative_to(root).as_posix()) for path in chunk]
+                yield len(chunk), ([], lost)
+
+
+def _jobs(chunks: deque[list[Path]], root: Path) -> Iterator[Job]:
     while chunks:
         chunk = chunks.popleft()
-        yield len(chunk), _read_chunk(chunk, root)
-
-
-def _in_pool(
-    chunks: deque[list[Path]], root: Path, processes: int
-) -> Iterator[tuple[int, _Result]]:
-    """The same in order; a process that dies or hangs costs its chunk and no other."""
-    with ProcessPool(max_workers=processes, context=get_context("spawn")) as pool:
-        try:
-            futures = deque(
-                pool.schedule(_read_chunk, (chunk, root), timeout=_TIME_LIMIT) for chunk in chunks
-            )
-            while futures:
-                chunk = chunks.popleft()
-                try:
-                    yield len(chunk), futures.popleft().result()
-                except (ProcessExpired, concurrent.futures.TimeoutError):
-                    lost = [_lost(path.relative_to(root).as_posix()) for path in chunk]
-                    yield len(chunk), ([], lost)
-        finally:
-            pool.stop()  # after an interruption, what is not begun is not done
+        yield chunk, _read_chunk, (chunk, root)
 
 
 def _lost(name: str) -> Skipped:
