@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,7 @@ class Run:
         optimizer: AdamW.
         device: of the model.
         seen: the studies it trains on.
+        images: how many of them have which contrast.
         ranks: the processes that train.
         epoch: epochs that are done.
         iteration: steps of the next epoch that are done.
@@ -63,6 +65,7 @@ class Run:
     optimizer: torch.optim.AdamW
     device: torch.device
     seen: SeenCases
+    images: dict[str, int]
     ranks: Ranks
     epoch: int = 0
     iteration: int = 0
@@ -129,7 +132,9 @@ def new_run(
     slots = [len(study.contrasts) for study in studies]
     iterations = config.iterations_per_epoch or steps_an_epoch(slots, config)
     seen = SeenCases.of(study.name for study in studies)
-    return Run(folder, config, iterations, model, network, optimizer, device, seen, ranks)
+    counts = Counter(row for study in studies for row in study.contrasts)
+    images = {name: counts[row] for row, name in enumerate(contrasts)}
+    return Run(folder, config, iterations, model, network, optimizer, device, seen, images, ranks)
 
 
 def checkpoint_facts(run: Run, dataset: PreprocessedDataset, fold: str) -> dict[str, Any]:

@@ -178,13 +178,14 @@ def _read_identity(path: Path) -> dict[str, Any] | None:
 
 
 def _identity(run: Run) -> dict[str, Any]:
-    """What must not change while a run is interrupted."""
+    """What must not change while a run is interrupted; a change of ``images`` is only told."""
     config = run.config
     batch = {"slot_budget": config.slot_budget}
     batch |= {"passes": config.passes} if config.slot_budget else {"batch_size": config.batch_size}
     return {
         "model": dataclasses.asdict(run.model.config),
         "seen": run.seen.to_json(),
+        "images": run.images,
         "order": {**batch, "iterations": run.iterations, "seed": run.config.seed},
     }
 
@@ -203,3 +204,12 @@ def _check_identity(saved: SavedState, run: Run) -> None:
                 f"{path} was trained with {key} {before}, the plans now say {value}: "
                 "undo the change, or delete the folder to start anew"
             )
+    images = theirs.get("images", run.images)  # states of old do not tell
+    for name in [name for name, count in run.images.items() if images[name] != count]:
+        log.warning(
+            "warning: %d studies had %s when this run began, and %d have now: the run goes on with "
+            "what is there, and is not the one that it would have been",
+            images[name],
+            name,
+            run.images[name],
+        )

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 from pretraining.test_loop import configured, folder_of
@@ -248,6 +250,24 @@ def test_studies_that_came_since_are_left_out_and_the_run_continues_bit_by_bit(
     capsys.readouterr()
     assert pretrain.main(arguments(names[1], *flags, "--c")) == 5
     assert "was trained on 10 studies, of which 1 are gone" in capsys.readouterr().err
+
+
+def test_a_study_that_has_other_contrasts_by_now_is_told(nnunet, more, monkeypatch, caplog):
+    copied = shutil.copytree(nnunet / "raw" / more, nnunet / "raw" / "Dataset945_Other")
+    flags, name = ["--unlabeled", "945", "-np", "1"], configured("other", *WORDS)
+    stopped_after(monkeypatch, name, 33, *flags)
+    record = json.loads((copied / "contrasts.json").read_text())
+    case = next(c for c in sorted(record["cases"]) if record["cases"][c]["present"] == "111")
+    record["cases"][case]["present"] = "101"
+    (copied / "contrasts.json").write_text(json.dumps(record))
+    path = copied / "imagesTr" / f"{case}_0001.nii.gz"
+    image = nibabel.load(path)
+    zeros = np.zeros(image.shape, np.float32)
+    nibabel.save(nibabel.Nifti1Image(zeros, image.affine, image.header), path)
+    assert pretrain.main(arguments(name, *flags, "--c")) == 0
+    found = re.findall(r"(\d+) studies had (\w+) when this run began, and (\d+) have", caplog.text)
+    ((before, contrast, now),) = found
+    assert (contrast, int(before) - int(now)) == ("T2", 1)
 
 
 def test_rate_decay_and_length_may_change(nnunet, whole):
