@@ -2,7 +2,7 @@
 
     python scripts/probe_encoder.py 501 small -p AMAEPlans -f 0 --checkpoints FILE ...
 
-Does a token hold a voxel of a label? A logistic regression is fitted on the tokens of the fold's
+Does a token hold a voxel of a label? A ridge classifier is fitted on the tokens of the fold's
 training cases and judged on those of its validation cases by average precision (the area under the
 precision-recall curve; chance is the share of such tokens) and by the area under the ROC curve.
 Nothing else is trained, so two runs differ by the weights that they are given and nothing more.
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -38,7 +38,7 @@ from amae_nnunet.pretraining.data import cut
 from amae_nnunet.pretraining.studies import Study, labelled_studies
 
 SEEDS = (0, 1, 2)  # of the random encoders
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)  # C of the regression; the best of each feature is shown
+STRENGTHS = (1e1, 1e3, 1e5)  # of the ridge; the best of each kind of features is shown
 
 
 def patches(study: Study, network: AdaptiveUNETR) -> Iterator[tuple[Tensor, Tensor]]:
@@ -90,7 +90,7 @@ def score(x: np.ndarray, y: np.ndarray, tests: list[np.ndarray]) -> tuple[float,
     for strength in STRENGTHS:
         scores = []
         for test in tests:
-            model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
+            model = make_pipeline(StandardScaler(), RidgeClassifier(strength, solver="cholesky"))
             guess = model.fit(x[~test], y[~test]).decision_function(x[test])
             scores.append((average_precision_score(y[test], guess), roc_auc_score(y[test], guess)))
         found.append(tuple(np.mean(scores, axis=0)))

@@ -874,6 +874,7 @@ def seed_augmentation():
     np.random.seed(0)  # noqa: NPY002 - what nnU-Net's transforms draw from
 
 
+@pytest.mark.slow
 def test_stock_augmentation_makes_an_absent_channel_non_zero_in_about_one_sample_of_ten():
     seed_augmentation()
     transforms = training_transforms()

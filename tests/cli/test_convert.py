@@ -189,6 +189,7 @@ def test_no_text_of_the_input_and_no_path_gets_through(good):
         assert str(folder).encode() not in content
 
 
+@pytest.mark.slow
 def test_nnunet_accepts_the_data_set(good):
     _, dataset, *_ = good
     check = "from nnunetv2.experiment_planning.verify_dataset_integrity import *\n"
@@ -302,6 +303,7 @@ def test_the_table_of_a_dry_run_is_what_is_converted(tmp_path):
     assert np.array_equal(load(dataset / "imagesTr" / "b_0001.nii.gz")[0], voxels(0))
 
 
+@pytest.mark.slow
 def test_a_table_may_grow_anywhere(tmp_path):
     for case in "ab":
         make_case(tmp_path / "raw", case)
@@ -438,6 +440,7 @@ def test_a_subject_that_is_trained_on_is_seen_when_its_test_case_comes(tmp_path)
     assert "W_SUBJECT" in (dataset / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_mistyped_key_makes_no_second_one(tmp_path):
     make_case(tmp_path / "raw", "Anna")
     key, wrong = tmp_path / "id.key", tmp_path / "id.kye"

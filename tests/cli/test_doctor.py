@@ -52,6 +52,7 @@ def test_answers_without_importing_torch_or_nnunet_or_numpy(tmp_path, argument):
     assert not imported & {"torch", "nnunetv2", "numpy"}
 
 
+@pytest.mark.slow
 def test_says_ok_on_every_line_of_a_sound_installation(tmp_path):
     answer = doctor_says(environment(tmp_path), tmp_path)
     assert answer.returncode == 0, answer.stdout
@@ -67,6 +68,7 @@ def test_says_ok_on_every_line_of_a_sound_installation(tmp_path):
     assert answer.stderr == ""
 
 
+@pytest.mark.slow
 def test_names_each_failure_with_its_fix_and_exits_with_3(tmp_path):
     env = environment(
         tmp_path,

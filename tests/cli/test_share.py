@@ -180,6 +180,7 @@ def configure_says(nnunet, name, home):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub(nnunet, shared, tmp_path):
     answer = configure_says(nnunet, "org/name", tmp_path)
     assert answer.returncode == 5

@@ -150,6 +150,7 @@ def test_names_cannot_become_markup_or_placeholders(tmp_path):
     assert "A&amp;B" in text
 
 
+@pytest.mark.slow
 def test_many_cases_keep_the_page_small_and_it_is_the_same_each_time(tmp_path):
     rng = np.random.default_rng(0)
     values = rng.random((2000, 2))

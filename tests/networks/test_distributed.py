@@ -4,10 +4,12 @@ nnU-Net wraps the network in DistributedDataParallel, which ends a training in w
 does not use a parameter; and every process sees studies with other contrasts.
 """
 
+import pytest
 import torch
 from networks.two_processes import KINDS, gradients, images, make_network, train
 
 
+@pytest.mark.slow
 def test_two_processes_with_other_contrasts_have_the_gradient_of_both_studies(tmp_path):
     torch.multiprocessing.spawn(train, (str(tmp_path),), nprocs=2)
     (first, refused), (second, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))

@@ -88,6 +88,7 @@ def test_a_narrow_field_of_view_gets_a_smaller_head_of_the_same_form() -> None:
     np.testing.assert_array_equal(heads[0], heads[2])
 
 
+@pytest.mark.slow
 def test_every_case_has_an_infarct_of_several_voxels(small_heads: list[np.ndarray]) -> None:
     sizes = [(share(head, "infarct") >= 0.5).sum() for head in small_heads]
     assert min(sizes) >= 2  # of 9 mm

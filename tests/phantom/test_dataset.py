@@ -274,6 +274,7 @@ def test_the_record_says_how_a_case_was_made(tmp_path: Path) -> None:
     assert not (folder / "seg.nii.gz").exists()
 
 
+@pytest.mark.slow
 def test_every_site_is_as_likely_as_the_others() -> None:
     sites = [make_study(0, index, ("T1",), (16, 16, 16), (9.0, 12.0, 12.0)).site
              for index in range(40)]  # fmt: skip

@@ -61,6 +61,7 @@ def test_slots_are_those_of_the_samples_studies(opened):
         assert all(slots == len(crops.study_of(sample).contrasts) for sample, slots in found)
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_batches(opened):
     crops = crops_of(opened)
     passes = [[0, 1], [2, 3], [4, 5]]

@@ -189,6 +189,7 @@ def refused(others):
         "-device cpu",
     }
     outputs = others.run_all(*commands.values(), code=1)
+    assert "Traceback" not in outputs[1]
     return dict(zip(commands, map(last_line, outputs), strict=True))
 
 
@@ -340,14 +341,13 @@ def test_predict_with_wrong_channel_files(trained):
     (missing / "part_0001.nii.gz").unlink()
     shutil.copy(inputs / "full_0000.nii.gz", surplus / "full_0003.nii.gz")
     model = f"-d 950 -c tiny -p {PLANS} -f 0 -tr AMAETrainer -device cpu -npp 1 -nps 1"
-    lines = [
-        last_line(output)
-        for output in trained.run_all(
-            f"nnUNetv2_predict -i missing -o none {model}",
-            f"nnUNetv2_predict -i surplus -o none {model}",
-            code=1,
-        )
-    ]
+    outputs = trained.run_all(
+        f"nnUNetv2_predict -i missing -o none {model}",
+        f"nnUNetv2_predict -i surplus -o none {model}",
+        code=1,
+    )
+    assert not any("Traceback" in output for output in outputs)
+    lines = list(map(last_line, outputs))
     assert "case part in missing lacks the file of channel 0001 (TRACE)" in lines[0]
     assert "case full in surplus has a file of channel 0003 too many" in lines[1]
     for line in lines:

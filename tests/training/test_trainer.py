@@ -376,6 +376,7 @@ def test_a_case_with_too_few_channels_cannot_be_predicted(make):
         predictor.predict_sliding_window_return_logits(torch.randn(2, 16, 32, 32))
 
 
+@pytest.mark.slow
 def test_trainers_pickle_and_resolve_in_a_spawned_process():
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
