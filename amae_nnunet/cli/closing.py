@@ -18,13 +18,16 @@ _TRAINER = "AMAETrainer"
 _CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")  # the first is nnU-Net's default
 
 
-def closing_lines(args: argparse.Namespace, target: Target, summary: Summary) -> list[str]:
+def closing_lines(
+    args: argparse.Namespace, target: Target, summary: Summary, layout: str = ""
+) -> list[str]:
     """What is printed at the end of a conversion or a merge.
 
     Args:
         args: the user's.
         target: where the cases are.
         summary: how it ended.
+        layout: what the input is; empty if it was not looked at.
     """
     lines = [
         f"{target.folder.name}: {summary.done} done, {summary.skipped} skipped, "
@@ -41,7 +44,7 @@ def closing_lines(args: argparse.Namespace, target: Target, summary: Summary) ->
     if args.num_parts:
         return [*lines, f"next: the other parts, then {shlex.join(_merge(args))}"]
     lines.append(f"look: {target.folder / 'report.html'}")
-    steps = _predict_inputs(args) if args.output else _dataset_steps(target, summary)
+    steps = _predict_inputs(args, layout) if args.output else _dataset_steps(target, summary)
     return [*lines, *steps]
 
 
@@ -84,15 +87,20 @@ def _dataset_steps(target: Target, summary: Summary) -> list[str]:
     return steps
 
 
-def _predict_inputs(args: argparse.Namespace) -> list[str]:
-    """What comes next for inference inputs."""
+def _predict_inputs(args: argparse.Namespace, layout: str) -> list[str]:
+    """What comes next for inference inputs, which DICOM studies to draw on are as well."""
     images = ["-i", str(args.output), "-o", f"{args.output}_predicted"]
     if args.for_model:
         return [f"next: {shlex.join(_predict(images, args.for_model.resolve()))}"]
     words = ["nnUNetv2_predict", *images, "-d", "ID", "-c", _CONFIGURATION, "-tr", _TRAINER]
-    return [
+    steps = [
         f"next: {shlex.join([*words, '-f', '0'])}  # ID: the model's data set; or give --for_model"
     ]
+    if layout == "dicom":
+        steps.append(
+            "to draw labels: save them as labels/CASE.nii.gz, then convert with --labels labels"
+        )
+    return steps
 
 
 def _predict(images: list[str], model: Path) -> list[str]:

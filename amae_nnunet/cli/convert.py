@@ -29,9 +29,9 @@ done is skipped.
 
 examples:
   amae-nnunet-convert -i raw -t Infarct --dry_run         look first: a table, and series.tsv
-  amae-nnunet-convert -i raw -d 501 -n Infarct --series series.tsv     what the edited file says
-  amae-nnunet-convert -i raw -d 501 -n LGG                             or all at once
-  amae-nnunet-convert -i raw_test -d 501 -n LGG --split test
+  amae-nnunet-convert -i raw -t Infarct -d 501 --series series.tsv     what the edited file says
+  amae-nnunet-convert -i raw -t LGG -d 501                             or all at once
+  amae-nnunet-convert -i raw_test -t LGG -d 501 --split test
   amae-nnunet-convert -i new_patients --for_model MODEL_FOLDER -o inputs
   amae-nnunet-convert -i inputs --native predictions -o on_the_scanners_grid
 """
@@ -159,7 +159,7 @@ def _body(args: argparse.Namespace) -> int:
         return _FAILED if any(raw.code for raw in found.cases) else 0
     target = _target(args, find_template(request))
     make_key = not recorded_keys(target.folder)
-    return _convert(args, target, find_cases(replace(request, make_key=make_key)))
+    return _convert(args, target, find_cases(replace(request, make_key=make_key)), request.layout)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -243,7 +243,7 @@ def _target(args: argparse.Namespace, template: Template) -> Target:
     return target
 
 
-def _convert(args: argparse.Namespace, target: Target, found: Input) -> int:
+def _convert(args: argparse.Namespace, target: Target, found: Input, layout: str) -> int:
     from amae_nnunet.convert.case import Options
     from amae_nnunet.convert.dataset import convert
     from amae_nnunet.convert.parts import Part
@@ -258,7 +258,7 @@ def _convert(args: argparse.Namespace, target: Target, found: Input) -> int:
         part=Part(args.part_id, args.num_parts) if args.num_parts is not None else None,
         dask=args.dask or "",
     )
-    return _report(args, target, summary)
+    return _report(args, target, summary, layout)
 
 
 def _merge(args: argparse.Namespace) -> int:
@@ -276,9 +276,9 @@ def _merge(args: argparse.Namespace) -> int:
     return _report(args, target, merge(target, template))
 
 
-def _report(args: argparse.Namespace, target: Target, summary: Summary) -> int:
+def _report(args: argparse.Namespace, target: Target, summary: Summary, layout: str = "") -> int:
     """Print how it ended and what comes next."""
-    print("\n".join(closing_lines(args, target, summary)))
+    print("\n".join(closing_lines(args, target, summary, layout)))
     return _FAILED if summary.failed else 0
 
 

@@ -191,6 +191,9 @@ def _find_studies(request: Request, template: Template, write_to: Path | None) -
     ids = replace(request, make_key=request.make_key and not request.sheet).identities()
     rules = load_rules(request.rules)
     selection = Selection(template, rules, ids, request.b_value, request.strict, request.labels)
+    table_of_series = request.sheet or write_to
+    if table_of_series:
+        selection = replace(selection, sheet=table_of_series.name)
     for verdict in rules.without_channel(template.accepts):
         _log.warning(
             "warning: rule %s names %s, which no channel of %s takes: add it to the template",
@@ -215,16 +218,23 @@ def _find_studies(request: Request, template: Template, write_to: Path | None) -
         studies = {stack.study for stack in index.stacks}
         named = {raw.case for raw in cases} | studies | {ids.case(study) for study in studies}
         _say_unused(request.labels, named)
-    if request.with_label:
+    if request.with_label and (request.labels or not write_to):  # who looks has none yet
         remedy = "put CASE.nii.gz (see --dry_run) into the folder given with --labels"
         cases = _ask_labels(cases, remedy, request.split)
     cases = [replace(raw, id_key=ids.mark) for raw in cases]
-    said = [(raw.case, f"{raw.problem} [{raw.code}]") for raw in cases if raw.code]
-    for raw in cases:  # of what is ambiguous, the table has the series
-        doubts = (text for text in raw.warnings if not text.startswith("W_AMBIGUOUS"))
-        said += [(raw.case, f"warning: {text}") for text in doubts]
-    lines = [sheet_table(rows, template.accepts), *folded(said)]
+    lines = [sheet_table(rows, template.accepts), *_problems_and_doubts(cases)]
     return Input(cases, template, "\n".join(lines))
+
+
+def _problems_and_doubts(cases: Sequence[RawCase]) -> list[str]:
+    """What the headers of studies tell already; of what is ambiguous, the table has the series."""
+    said = [(raw.case, f"{raw.problem} [{raw.code}]") for raw in cases if raw.code]
+    for raw in cases:
+        of_contrasts = (text for source in raw.contrasts.values() for text in source.warnings)
+        doubts = (*raw.warnings, *of_contrasts)
+        known = (text for text in doubts if not text.startswith("W_AMBIGUOUS"))
+        said += [(raw.case, f"warning: {text}") for text in known]
+    return folded(said)
 
 
 def _read_index(root: Path, sheet: Path) -> Index:

@@ -90,7 +90,7 @@ def _patterns(summary: Mapping[str, Any]) -> str:
     rows = []
     for pattern, count in summary["patterns"].items():
         cells = "".join(
-            '<td class="present" aria-label="present">●</td>'
+            '<td class="present" aria-label="there">✓</td>'
             if flag == "1"
             else '<td class="absent" aria-label="absent">·</td>'
             for flag in pattern

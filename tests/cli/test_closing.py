@@ -18,11 +18,11 @@ PLAN = "next: nnUNetv2_plan_and_preprocess -d 7 -c 3d_fullres --verify_dataset_i
 IMAGES = f"-i /raw/{DATASET}/imagesTs -o {DATASET}_predicted"
 
 
-def closing(words="-d 7 -n Tiny", written=(), training=0, **counts):
+def closing(words="-d 7 -n Tiny", written=(), training=0, layout="folders", **counts):
     args = _parser().parse_args(["-i", "my raw", *words.split()])
     counts = {"done": 1, "skipped": 0, "failed": 0, "present": {}, **counts}
     summary = Summary(written=frozenset(written), training=training, **counts)
-    return closing_lines(args, Target(Path("/raw", DATASET), dataset=DATASET), summary)
+    return closing_lines(args, Target(Path("/raw", DATASET), dataset=DATASET), summary, layout)
 
 
 def last(*arguments, **more):
@@ -97,6 +97,15 @@ def test_inference_inputs_name_the_model(results, tmp_path, monkeypatch):
         f"next: nnUNetv2_predict {images} -d ID -c 3d_fullres -tr AMAETrainer -f 0  # ID: the "
         "model's data set; or give --for_model"
     ]
+
+
+def test_who_converts_dicom_to_draw_labels_is_told_how(tmp_path):
+    said = "to draw labels: save them as labels/CASE.nii.gz, then convert with --labels labels"
+    assert last("-o look", layout="dicom")[1:] == [said]
+    assert said not in last("-o look")
+    model = trained(tmp_path / "M", 0)
+    assert said not in last(f"-o look --for_model {model}", layout="dicom")
+    assert said not in last(layout="dicom", written=["test"], training=3)
 
 
 def test_the_command_given_to_a_part_merges_them(tmp_path):

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from convert.dicom.scanner import uid, write_series
+from convert.dicom.scanner import TRACE, uid, write_series
 from convert.studies import lesion, make_case, save, voxels, write_template
 
 from amae_nnunet.convert.identity import Identities
@@ -148,6 +148,46 @@ def test_labels_of_no_study_are_named(studies, caplog):
         "warning: 2 files of --labels fit no study: README.txt, p7.nii.gz: call them CASE.nii.gz, "
         "see --dry_run"
     ]
+
+
+@pytest.fixture
+def heads(tmp_path, studies):
+    """Two DICOM studies large enough for a head: T1 and TRACE, and what no rule names."""
+    template = {
+        "name": "Trace",
+        "contrasts": {"T1": ["T1*"], "TRACE": ["TRACE*"]},
+        "required": ["T1"],
+        "label": {"patterns": ["seg*"], "labels": {"background": 0, "lesion": 1}},
+    }
+    (tmp_path / "trace.json").write_text(json.dumps(template))
+    root, whole = tmp_path / "heads", voxels(shape=(40, 36, 24))
+    spin_echo = {"ScanningSequence": "SE", "RepetitionTime": 500.0}
+    write_series(root / "a", whole, description="t1_se_tra", echo_time=9.0, **spin_echo)
+    write_series(root / "b", whole, number=2, image_type=TRACE, b=3000, directionality="isotropic")
+    write_series(root / "c", whole, study="S2", description="scan")
+    return replace(studies, root=root, template=str(tmp_path / "trace.json"))
+
+
+def test_a_dicom_dry_run_asks_for_labels_only_if_it_is_given_some(heads, tmp_path):
+    (tmp_path / "none").mkdir()
+
+    def codes(sheet, **changes):
+        found = dry_run(replace(heads, **changes), tmp_path / sheet)
+        return {raw.code for raw in found.cases}
+
+    assert codes("1.tsv", labels=tmp_path / "none") == {"E_NO_LABEL", "E_REQUIRED"}
+    assert codes("2.tsv", labels=None) == {"", "E_REQUIRED"}
+    found = find_cases(replace(heads, labels=None, sheet=tmp_path / "2.tsv"))
+    assert {raw.code for raw in found.cases} == {"E_NO_LABEL", "E_REQUIRED"}
+
+
+def test_a_dicom_dry_run_prints_the_doubts_about_series_and_names_its_table(heads, tmp_path):
+    found = dry_run(heads, tmp_path / "mine.tsv")
+    case = {raw.code: raw.case for raw in found.cases}
+    lines = found.table.splitlines()
+    assert f"case {case['']}: warning: W_B_VALUE: TRACE has b = 3000 s/mm2" in lines
+    said = "no T1 (required) was recognised (its series: no rule says what it is): if a series is "
+    assert f"case {case['E_REQUIRED']}: {said}one, say so in mine.tsv [E_REQUIRED]" in lines
 
 
 def test_a_dicom_sheet_goes_with_the_key_of_its_dry_run(studies, tmp_path):

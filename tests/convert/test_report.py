@@ -68,6 +68,20 @@ def test_patterns_and_cooccurrence():
     }
 
 
+def test_the_signs_of_the_patterns_are_in_the_legend(tmp_path):
+    entries = [ledger_entry("a", "110")]
+    entries[0]["contrasts"]["T2"]["status"] = "resampled"
+    html = write_report(tmp_path, "x", CHANNELS, entries, []).read_text()
+    patterns = re.search(r"<caption>Presence patterns.*?</table>", html, re.DOTALL)[0]
+    assert re.findall(r'<td class="\w+" aria-label="(\w+)">(.)<', patterns) == [
+        *[("there", "✓")] * 2,
+        ("absent", "·"),
+    ]
+    legend = re.search(r'<dl class="words">.*?</dl>', html, re.DOTALL)[0]
+    assert "<dt>✓ there</dt><dd>the case has it, present or resampled</dd>" in legend
+    assert "<dt>· absent</dt>" in legend
+
+
 def test_contrasts_that_were_dropped_are_told_from_those_never_there():
     dropped = ledger_entry("x", "110")
     dropped["contrasts"]["FLAIR"] = {"status": "dropped", "code": "E_COVERAGE"}

@@ -186,6 +186,15 @@ def test_open_folds_list_the_failures_with_links(browser, page):
     assert browser.texts("#viewer h1") == ["a1"]
 
 
+def test_what_is_said_of_several_cases_is_said_once(browser, tmp_path):
+    texts = ["no T1", "no T2", "no T1"]
+    failures = [failure(case, "E_REQUIRED", text) for case, text in zip("abc", texts, strict=True)]
+    browser.open(write_report(tmp_path, "x", CHANNELS, [], failures))
+    browser.until("document.querySelector('[data-code=E_REQUIRED] li')")
+    assert browser.texts("[data-code=E_REQUIRED] li") == ["a, c: no T1", "b: no T2"]
+    assert browser.texts("[data-code=E_REQUIRED] li a") == ["a", "c", "b"]
+
+
 @pytest.mark.parametrize(("forth", "back"), [("j", "k"), ("ArrowRight", "ArrowLeft")])
 def test_keys_walk_through_the_cases(browser, page, forth, back):
     heading = "document.querySelector('#viewer h1').textContent"

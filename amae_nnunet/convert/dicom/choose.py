@@ -104,6 +104,21 @@ def doubts(judged: Judged, b_value: float = 1000.0) -> tuple[str, ...]:
     return tuple(found)
 
 
+def unfit(judged: Judged, accepts: Mapping[str, Sequence[str]]) -> str:
+    """Why a stack cannot be chosen at all; empty if it can.
+
+    Args:
+        judged: the stack.
+        accepts: channel -> the contrasts that may feed it.
+    """
+    verdict = judged.verdict
+    if verdict.status != ACCEPTED:
+        return verdict.reason
+    if not any(verdict.contrast in contrasts for contrasts in accepts.values()):
+        return f"no channel takes {verdict.contrast}"
+    return ""
+
+
 def _plausible(found: float | None, wanted: float) -> bool:
     low, high = _PLAUSIBLE_B
     return found is None or min(low, wanted) <= found <= max(high, wanted)
@@ -121,7 +136,7 @@ class _Chooser:
         self.study = study
         self.accepts = accepts
         self.b_value = b_value
-        self.choices = [_unfit(judged, accepts) for judged in study]
+        self.choices = [Choice(why_not=unfit(judged, accepts)) for judged in study]
         self.trace: Judged | None = None
 
     def run(self) -> list[Choice]:
@@ -224,16 +239,6 @@ class _Chooser:
         if contrast == "TRACE":
             return any(_pair(judged, self.study[index]) for index in self._open("ADC"))
         return contrast == "ADC" and self.trace is not None and _pair(self.trace, judged)
-
-
-def _unfit(judged: Judged, accepts: Mapping[str, Sequence[str]]) -> Choice:
-    """Why a stack cannot be chosen at all; an empty choice if it can."""
-    verdict = judged.verdict
-    if verdict.status != ACCEPTED:
-        return Choice(why_not=verdict.reason)
-    if not any(verdict.contrast in contrasts for contrasts in accepts.values()):
-        return Choice(why_not=f"no channel takes {verdict.contrast}")
-    return Choice()
 
 
 def _first_difference(one: tuple[Any, ...], other: tuple[Any, ...]) -> int:

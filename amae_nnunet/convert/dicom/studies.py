@@ -7,16 +7,15 @@ the paper.
 
 from __future__ import annotations
 
-import math
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from amae_nnunet.convert.codes import CaseError, warning
-from amae_nnunet.convert.dicom.choose import Choice, Judged, choose, doubts
+from amae_nnunet.convert.dicom.choose import Choice, Judged, choose, doubts, unfit
 from amae_nnunet.convert.dicom.files import Skipped
+from amae_nnunet.convert.dicom.lacking import lacking, unusable
 from amae_nnunet.convert.dicom.rules import ACCEPTED, Rules, Verdict
 from amae_nnunet.convert.dicom.sheet import Row, channel_of, make_row
 from amae_nnunet.convert.dicom.stack import Stack
@@ -26,7 +25,6 @@ from amae_nnunet.convert.identity import Identities
 from amae_nnunet.convert.source import NiftiFile, RawCase
 from amae_nnunet.convert.template import Template
 
-_SHEET = "series.tsv, the table of series that --dry_run writes"
 _BY_HAND = Verdict("", ACCEPTED, "user", "chosen by hand in the series sheet", "")
 _LABEL_ENDINGS = (".nii.gz", ".nii")
 
@@ -42,6 +40,7 @@ class Selection:
         b_value: wanted one of TRACE, s/mm2.
         strict: a doubt about a wanted contrast is a problem of the case.
         labels: folder with a label a study, named by case or StudyInstanceUID; None for none.
+        sheet: what messages call the table of series.
     """
 
     template: Template
@@ -50,12 +49,13 @@ class Selection:
     b_value: float = 1000.0
     strict: bool = False
     labels: Path | None = None
+    sheet: str = "series.tsv, the table of series that --dry_run writes"
 
 
 def select(
     stacks: Sequence[Stack], selection: Selection, skipped: Sequence[Skipped] = ()
 ) -> tuple[list[Row], list[RawCase]]:
-    """Name the contrasts of all stacks and choose; the sheet's rows, and the cases, by study.
+    """Name the contrasts of all stacks and choose; the sheet's rows, and the cases by name.
 
     Args:
         stacks: all of a tree.
@@ -70,7 +70,7 @@ def select(
         judged = [_judge(stack, selection.rules) for stack in study]
         accepts = selection.template.accepts
         choices = choose(judged, accepts, b_value=selection.b_value)
-        refused = _not_one_study(study)
+        refused = _not_one_study(study, selection.sheet)
         if refused:  # the sheet leaves it to the user
             choices = [Choice(why_not=refused.message)] * len(study)
         case, subject = _names(study[0], selection.ids)
@@ -84,14 +84,19 @@ def select(
         rows += unreadable
         if selection.strict and not refused:
             refused = _refused(judged, choices, chosen, selection) or (
-                nothing_readable(unreadable) if unreadable else None
+                nothing_readable(unreadable, selection.sheet) if unreadable else None
             )
         warnings = (*doubts_of(unreadable), *_not_taken(judged, choices, chosen, selection))
-        cases.append(_case(case, subject, study, chosen, refused, selection, warnings))
+        others = [
+            (item.stack, choice.why_not)
+            for item, choice in zip(judged, choices, strict=True)
+            if channel_of(item.verdict.contrast, accepts) not in chosen
+        ]
+        cases.append(_case(case, subject, study, chosen, refused, others, selection, warnings))
     for case, unreadable in lost.items():
         rows += unreadable
-        cases.append(_lost_case(case, unreadable))
-    return rows, cases
+        cases.append(_lost_case(case, unreadable, selection.sheet))
+    return rows, sorted(cases, key=lambda raw: raw.case)
 
 
 def select_by_sheet(
@@ -116,7 +121,7 @@ def select_by_sheet(
         unreadable = [row for row in mine if not row.key]
         study = [stacks[row.key] for row in mine if row.key]
         if not study:
-            cases.append(_lost_case(name, unreadable))
+            cases.append(_lost_case(name, unreadable, selection.sheet))
             continue
         chosen = {}
         for row in (row for row in mine if row.chosen):
@@ -127,7 +132,8 @@ def select_by_sheet(
             evidence = judged.verdict.evidence
             chosen[channel] = DicomVolume(judged.stack, evidence, doubts(judged, selection.b_value))
         warnings = doubts_of(unreadable)
-        cases.append(_case(name, mine[0].subject, study, chosen, None, selection, warnings))
+        others = _not_asked_for(mine, stacks, chosen, selection)
+        cases.append(_case(name, mine[0].subject, study, chosen, None, others, selection, warnings))
     return cases
 
 
@@ -161,8 +167,8 @@ def _lost(
     return lost
 
 
-def _lost_case(case: str, unreadable: Sequence[Row]) -> RawCase:
-    error = nothing_readable(unreadable)
+def _lost_case(case: str, unreadable: Sequence[Row], sheet: str) -> RawCase:
+    error = nothing_readable(unreadable, sheet)
     subject = unreadable[0].subject
     return RawCase(case, case, subject, code=error.code, problem=error.message)
 
@@ -173,25 +179,26 @@ def _case(
     study: Sequence[Stack],
     chosen: Mapping[str, DicomVolume],
     refused: CaseError | None,
+    others: Sequence[tuple[Stack, str]],
     selection: Selection,
     more: Sequence[str],
 ) -> RawCase:
     template = selection.template
     contrasts = {name: chosen[name] for name in template.contrasts if name in chosen}
     code = problem = ""
-    unusable = _unusable(study, contrasts, selection)
+    damaged = unusable(study, contrasts, selection.rules, template.accepts)
     try:
         if refused:
             raise refused
         missing = template.missing_required(contrasts)
         if missing or not contrasts:
-            raise _required(missing, unusable)
+            raise lacking(missing, damaged, others, selection.sheet)
         label = _find_label(case, study[0].study, selection.labels)
     except CaseError as error:
         code, problem, label = error.code, error.message, None
     warnings = [
         warning("W_DROPPED", f"{channel} is dropped ({error.code}): {error.message}")
-        for channel, error in unusable.items()
+        for channel, error in damaged.items()
     ]
     return RawCase(
         case,
@@ -205,13 +212,13 @@ def _case(
     )
 
 
-def _not_one_study(study: Sequence[Stack]) -> CaseError | None:
+def _not_one_study(study: Sequence[Stack], sheet: str) -> CaseError | None:
     """Why stacks of one StudyInstanceUID may be of several studies, which must not be mixed."""
     patients = {stack.patient for stack in study if stack.patient}
     if study[0].study and len(patients) < 2:
         return None
     what = f"{len(patients)} patients share one" if study[0].study else "the files have no"
-    return CaseError("E_AMBIGUOUS", f"{what} StudyInstanceUID: name the cases in {_SHEET}")
+    return CaseError("E_AMBIGUOUS", f"{what} StudyInstanceUID: name the cases in {sheet}")
 
 
 def _refused(
@@ -221,7 +228,9 @@ def _refused(
     selection: Selection,
 ) -> CaseError | None:
     """What a strict user does not pass over: a channel left out for its damage, a close choice."""
-    for channel, error in _unusable([item.stack for item in judged], chosen, selection).items():
+    study = [item.stack for item in judged]
+    damaged = unusable(study, chosen, selection.rules, selection.template.accepts)
+    for channel, error in damaged.items():
         return CaseError(error.code, f"{channel}: {error.message}")
     doubtful = [
         f"series {item.facts.series_number}: {choice.why_not or choice.warnings[-1]}"
@@ -230,7 +239,7 @@ def _refused(
     ]
     if not doubtful:
         return None
-    return CaseError("E_AMBIGUOUS", f"{'; '.join(doubtful)}: choose in {_SHEET}")
+    return CaseError("E_AMBIGUOUS", f"{'; '.join(doubtful)}: choose in {selection.sheet}")
 
 
 def _not_taken(
@@ -252,33 +261,22 @@ def _not_taken(
     ]
 
 
-def _unusable(
-    study: Sequence[Stack], contrasts: Mapping[str, DicomVolume], selection: Selection
-) -> dict[str, CaseError]:
-    """Channels that a stack would feed if it were one whole volume -> what is wrong with it."""
-    found: dict[str, CaseError] = {}
-    for stack in study:
-        if stack.code:
-            # Its extent is not known, so that no rule may reject it for being small.
-            whole = replace(
-                stack.facts, size=(*stack.facts.size[:2], sys.maxsize), coverage=math.inf
-            )
-            contrast = selection.rules.judge(whole).contrast
-            channel = channel_of(contrast, selection.template.accepts)
-            if channel and channel not in contrasts:
-                text = f"series {stack.facts.series_number}: {stack.problem}"
-                found.setdefault(channel, CaseError(stack.code, text))
-    return found
+def _not_asked_for(
+    rows: Sequence[Row],
+    stacks: Mapping[str, Stack],
+    chosen: Mapping[str, DicomVolume],
+    selection: Selection,
+) -> list[tuple[Stack, str]]:
+    """The stacks that a sheet leaves out and that might be a contrast which its case lacks.
 
-
-def _required(missing: Sequence[str], unusable: Mapping[str, CaseError]) -> CaseError:
-    """Why a study without a required contrast, or without any, cannot be a case."""
-    lacking = [channel for entry in missing for channel in entry.split("|")]
-    for channel in lacking or unusable:
-        if channel in unusable:
-            return CaseError(unusable[channel].code, f"{channel}: {unusable[channel].message}")
-    what = f"no {' and no '.join(missing)} (required)" if missing else "no contrast at all"
-    return CaseError("E_REQUIRED", f"{what} was recognised: if a series is one, say so in {_SHEET}")
+    Why is what the rules say: a cell may hold anything.
+    """
+    accepts = selection.template.accepts
+    return [
+        (stacks[row.key], unfit(_judge(stacks[row.key], selection.rules), accepts) or "not chosen")
+        for row in rows
+        if row.key and channel_of(row.contrast, accepts) not in chosen
+    ]
 
 
 def _frames(contrasts: Mapping[str, DicomVolume]) -> list[str]:

@@ -53,11 +53,11 @@ def doubts_of(rows: Iterable[Row]) -> list[str]:
     return [warning("W_UNREADABLE", row.why_not or _UNKNOWN) for row in rows]
 
 
-def nothing_readable(rows: Collection[Row]) -> CaseError:
-    """Why a case that has such rows only is none."""
+def nothing_readable(rows: Collection[Row], sheet: str) -> CaseError:
+    """Why a case that has such rows only is none; ``sheet`` is what the user calls the table."""
     codes = [row.evidence for row in rows if row.evidence in CODES]
     what = "; ".join(row.why_not or _UNKNOWN for row in rows)
-    remedy = "copy them anew (series.tsv, which --dry_run writes, names the folder)"
+    remedy = f"copy them anew (their folder is named in {sheet})"
     return CaseError(codes[0] if codes else "E_DAMAGED", f"{what}: {remedy}")
 
 

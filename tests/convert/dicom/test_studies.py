@@ -97,6 +97,74 @@ def test_a_missing_required_contrast_is_named(tmp_path):
     assert raw.problem.startswith("no ADC (required) was recognised")
 
 
+def unknown(folder, number, *, slices=SHAPE[2], **header):
+    """A series that no rule names."""
+    words = {"patient": "P1", "study": "S1", "FrameOfReferenceUID": uid("F"), **TIMES}
+    write_series(
+        folder, voxels(number)[:, :, :slices], number=number, names=f"u{number}_{{}}", **words,
+        description="scan", **header,
+    )  # fmt: skip
+
+
+def test_a_missing_contrast_says_what_the_series_are_instead(tmp_path):
+    for number, slices in ((1, 4), (2, 5), (3, SHAPE[2])):
+        unknown(tmp_path, number, slices=slices)
+    write_study(tmp_path, without=["ADC", "TRACE"])
+    unknown(tmp_path, 5)
+    (tmp_path / "u5_12").unlink()
+    selection, stacks, rows, (raw,) = go(tmp_path, sheet="z.tsv")
+    assert raw.problem == (
+        "no ADC and no TRACE (required) was recognised (its series: fewer than 8 slices; no rule "
+        "says what it is; slices are missing inside a stack (E_MISSING_SLICES)): if a series is "
+        "one, say so in z.tsv"
+    )
+    (again,) = by_sheet(rows, stacks, selection, rows)
+    assert again.problem == raw.problem
+
+
+def test_few_of_many_reasons_are_said(tmp_path):
+    unknown(tmp_path, 1, slices=4)
+    unknown(tmp_path, 2)
+    unknown(tmp_path, 3)
+    (tmp_path / "u3_12").unlink()
+    unknown(tmp_path, 4, image_type=["DERIVED", "SECONDARY", "REFORMATTED"])
+    *_, (raw,) = go(tmp_path)
+    assert "; and 1 more): if a series is one" in raw.problem
+
+
+def test_series_that_no_sheet_can_choose_are_to_be_exported_anew(tmp_path):
+    unknown(tmp_path, 1)
+    (tmp_path / "u1_12").unlink()
+    *_, (raw,) = go(tmp_path, sheet="z.tsv")
+    assert raw.problem.endswith(
+        "was recognised (its series: slices are missing inside a stack (E_MISSING_SLICES)): export "
+        "them anew, or leave the case out of z.tsv"
+    )
+
+
+def test_a_sheet_that_leaves_a_contrast_out_says_so_and_quotes_no_cell(tmp_path):
+    write_study(tmp_path)
+    selection, stacks, rows, _ = go(tmp_path)
+    edited = [
+        replace(row, chosen=False, why_not="Mr Smith") if row.contrast == "ADC" else row
+        for row in rows
+    ]
+    (raw,) = by_sheet(edited, stacks, selection, rows)
+    assert raw.problem.startswith(
+        "no ADC (required) was recognised (its series: not chosen): if a series is one, say so"
+    )
+
+
+def test_cases_come_in_the_order_of_the_sheet(tmp_path):
+    for number in range(6):
+        write_study(tmp_path / str(number), study=f"S{number}")
+    lost(tmp_path / "x")
+    selection, stacks, rows, cases = go(tmp_path)
+    names = [raw.case for raw in cases]
+    assert names == sorted(names)
+    assert [raw.case for raw in by_sheet(rows, stacks, selection, rows)] == names
+
+
 @pytest.mark.parametrize(("name", "required"), [("adc", True), ("t1", False)])
 def test_a_broken_stack_says_what_it_would_have_been(tmp_path, name, required):
     write_study(tmp_path)
@@ -257,10 +325,12 @@ def test_nothing_but_damage(tmp_path):
     lost(tmp_path / "a")
     lost(tmp_path / "b", 2, b"no image")
     *_, cases = go(tmp_path)
-    assert [raw.problem.split(": copy")[0] for raw in cases] == [
-        "3 files of a folder cannot be read: it is empty",
-        "2 files of a folder cannot be read: it does not start like DICOM",
-    ]
+    assert {raw.case: raw.problem.split(": copy")[0] for raw in cases} == {
+        IDS.case("folder a"): "3 files of a folder cannot be read: it is empty",
+        IDS.case("folder b"): "2 files of a folder cannot be read: it does not start like DICOM",
+    }
+    named = "(their folder is named in series.tsv, the table of series that --dry_run writes)"
+    assert all(raw.problem.endswith(named) for raw in cases)
 
 
 def test_several_reasons_are_counted(tmp_path):
