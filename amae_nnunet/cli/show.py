@@ -39,7 +39,10 @@ def main(argv: list[str] | None = None) -> int:
         help="file that amae-nnunet-pretrain wrote, a folder of --export, or ORG/NAME of the hub",
     )
     parser.add_argument(
-        "cases", nargs="*", metavar="CASE", help="cases (with --check: default all)"
+        "cases",
+        nargs="*",
+        metavar="CASE",
+        help="cases, or DATASET for all of a preprocessed data set (with --check: default -d)",
     )
     parser.add_argument("-d", dest="dataset", help="number or name of the data set")
     parser.add_argument("-c", dest="configuration", help="e.g. 3d_fullres")

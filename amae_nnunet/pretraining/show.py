@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ def find_studies(
 
     Args:
         dataset: opened.
-        names: ``case``, or ``DatasetXXX_Name/case``; none: all cases of ``dataset``.
+        names: ``case``, or ``DatasetXXX_Name/case``, or ``DatasetXXX_Name`` for all of its cases;
+            none: all cases of ``dataset``.
         contrasts: of the checkpoint; a case's others are left out.
 
     Raises:
@@ -45,24 +46,36 @@ def find_studies(
             places[f"{folder.name}/{case}"] = folder
             channels[f"{folder.name}/{case}"] = found
     studies = []
-    for name in names or sorted(f"{dataset.name}/{case}" for case in own):
-        matches = [place for place in places if name in (place, place.partition("/")[2])]
-        if len(matches) != 1:
-            raise InputError(
-                f"case {name}: {len(matches)} preprocessed cases have this name; write it as "
-                f"{dataset.name}/case"
-            )
-        place = matches[0]
+    for place in _places(places, names or [dataset.name]):
         has = channels.get(place) or _channels(dataset, place.partition("/")[2])
         known = {contrast: channel for contrast, channel in has.items() if contrast in contrasts}
         if not known:
             raise InputError(
-                f"case {name} has {', '.join(has)}, the checkpoint knows {', '.join(contrasts)}"
+                f"case {place} has {', '.join(has)}, the checkpoint knows {', '.join(contrasts)}"
             )
         rows = tuple(contrasts.index(contrast) for contrast in known)
         owner, _, case = place.partition("/")
         studies.append(Study(owner, case, places[place], tuple(known.values()), rows))
     return studies
+
+
+def _places(places: Iterable[str], names: Sequence[str]) -> Iterator[str]:
+    """The cases that are meant, as ``DatasetXXX_Name/case``."""
+    parts = {place: place.partition("/") for place in sorted(places)}
+    for name in names:
+        whole = [place for place, (dataset, _, _) in parts.items() if name == dataset]
+        found = whole or [place for place, (_, _, case) in parts.items() if name in (place, case)]
+        if not found:
+            raise InputError(
+                f"{name} is no preprocessed case or data set: amae-nnunet-pretrain --unlabeled "
+                "(--estimate) preprocesses unlabelled ones"
+            )
+        if len(found) > len(whole or found[:1]):
+            raise InputError(
+                f"case {name}: {len(found)} preprocessed cases have this name; write it as "
+                f"{found[0]}, say"
+            )
+        yield from found
 
 
 def _channels(dataset: PreprocessedDataset, case: str) -> dict[str, int]:

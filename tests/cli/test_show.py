@@ -11,14 +11,16 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from conftest import DATASET
+from conftest import CONTRASTS, DATASET
 from schemas import check
 from shell import small_disk
 
 from amae_nnunet.cli import show
 from amae_nnunet.plans.preprocessed import PreprocessedDataset, travel_record
+from amae_nnunet.plans.unlabeled import preprocess_unlabeled
 from amae_nnunet.pretraining.check import Finding
 from amae_nnunet.pretraining.pictures import axial_slice
+from amae_nnunet.pretraining.show import find_studies
 
 pytestmark = pytest.mark.slow  # processes, or real work for half a minute
 
@@ -102,7 +104,6 @@ def test_a_study_larger_than_the_patch_is_rebuilt_patch_by_patch(nnunet, pretrai
 
     from amae_nnunet.networks.checkpoint import load_mae, read_checkpoint
     from amae_nnunet.pretraining.rebuild import rebuild_part, rebuild_study
-    from amae_nnunet.pretraining.show import find_studies
 
     model = load_mae(read_checkpoint(pretrained))
     opened = PreprocessedDataset.open("950", "tiny", "AMAEPlans")
@@ -122,6 +123,19 @@ def test_a_study_larger_than_the_patch_is_rebuilt_patch_by_patch(nnunet, pretrai
     assert torch.equal(whole.hidden[:, 8:16, 0:16, 16:32], part.hidden[:, :, :, :16])
 
 
+def test_a_data_set_stands_for_all_of_its_cases(nnunet, pretrained, more, run, capsys):
+    opened = PreprocessedDataset.open("950", "tiny", "AMAEPlans")
+    preprocess_unlabeled(opened, more, 1)
+    folder = run(more, "--check")
+    assert json.loads((folder / "check.json").read_text())["checked"] == 5
+    names = [DATASET, f"{more}/more_001", "more_003"]
+    found = [study.name for study in find_studies(opened, names, CONTRASTS)]
+    others = [f"{more}/more_001", f"{more}/more_003"]
+    assert found == [*(f"{DATASET}/{case}" for case in cases(nnunet)), *others]
+    run("Dataset941_Nothing", "--check", code=3)
+    assert "Dataset941_Nothing is no preprocessed case or data set" in capsys.readouterr().err
+
+
 def test_the_axial_slice_undoes_nnunets_permutation():
     import torch
 
@@ -133,7 +147,7 @@ def test_the_axial_slice_undoes_nnunets_permutation():
 
 def test_what_is_not_there_is_one_line(nnunet, run, capsys, tmp_path):
     run("nobody", code=3)
-    assert "case nobody: 0 preprocessed cases have this name" in capsys.readouterr().err
+    assert "nobody is no preprocessed case or data set" in capsys.readouterr().err
     run(code=2)
     assert "name at least one case (or give --check" in capsys.readouterr().err
     no_file = [str(tmp_path / "no.safetensors"), "x", "-d", "950", "-c", "tiny"]
