@@ -24,6 +24,9 @@ from amae_nnunet.plans.block import AMAEBlock, channel_contrasts
 CHECKPOINT_NAME = "checkpoint_final.safetensors"
 #: nnU-Net's only normalization that keeps an all-zero channel zero and others not.
 NORMALIZATION = "ZScoreNormalization"
+#: nnU-Net's variables, each of which names a folder.
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+_SHOWN = 12  # numbers of data sets in a message
 
 
 def nnunet_folder(variable: str) -> Path:
@@ -64,8 +67,28 @@ def dataset_name(name_or_id: str) -> str:
 
     try:
         return str(maybe_convert_to_dataset_name(name_or_id))
-    except (RuntimeError, ValueError) as error:
-        raise InputError(" ".join(str(error).split())) from None
+    except (RuntimeError, ValueError):
+        raise InputError(_not_found(name_or_id)) from None
+
+
+def _not_found(name_or_id: str) -> str:
+    """Why a data set is not found, and which ones there are."""
+    folders = [Path(os.environ[variable]) for variable in FOLDERS if os.environ.get(variable)]
+    found = (path.name for folder in folders for path in folder.glob("Dataset[0-9][0-9][0-9]_*"))
+    names = sorted(set(found))
+    if not name_or_id.isdecimal():
+        return f"data set {name_or_id!r}: give its number (501) or its whole name (Dataset501_LGG)"
+    same = [name for name in names if int(name[7:10]) == int(name_or_id)]
+    if same:
+        return f"data set {name_or_id} is {' or '.join(same)}: give the whole name"
+    numbers = list(dict.fromkeys(name[7:10] for name in names))
+    there = ", ".join([*numbers[:_SHOWN], *(["..."] if len(numbers) > _SHOWN else [])])
+    unset = [variable for variable in FOLDERS if not os.environ.get(variable)]
+    return (
+        f"there is no data set {name_or_id} in {', '.join(FOLDERS[:-1])} or {FOLDERS[-1]}; "
+        + (f"there are {there}" if numbers else "they hold none: convert it first")
+        + (f" ({' and '.join(unset)} not set)" if unset else "")
+    )
 
 
 def read_json(path: Path, next_step: str) -> dict[str, Any]:
