@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from amae_nnunet.cli.command import new_parser, run
-from amae_nnunet.errors import ConfigError
+from amae_nnunet.errors import ConfigError, exit_codes
 
 _EPILOG = """\
 Segmentations are those of nnUNetv2_predict on the same images, whose options it takes by the same
@@ -25,7 +25,9 @@ _FAILED, _LACKING = 4, 6
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
     description = "Predict with nnU-Net from whichever contrasts each case has."
-    parser = new_parser("amae-nnunet-predict", description, _EPILOG)
+    parser = new_parser(
+        "amae-nnunet-predict", description, _EPILOG, exit_codes(3, _FAILED, _LACKING)
+    )
     _add_model(parser)
     _add_running(parser)
     return run(parser, _predict, argv)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amae_nnunet.cli import command
-from amae_nnunet.errors import ConfigError
+from amae_nnunet.errors import ConfigError, exit_codes
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
     description = "Pre-train the encoder as a masked autoencoder on preprocessed studies."
-    parser = command.new_parser("amae-nnunet-pretrain", description, EPILOG)
+    parser = command.new_parser("amae-nnunet-pretrain", description, EPILOG, exit_codes(3, 5, 143))
     parser.add_argument("dataset", help="number or name of the data set")
     parser.add_argument("configuration", help="configuration of the plans, e.g. 3d_fullres")
     parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans to use")

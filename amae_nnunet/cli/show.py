@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amae_nnunet.cli.command import new_parser, run
-from amae_nnunet.errors import ConfigError
+from amae_nnunet.errors import ConfigError, exit_codes
 from amae_nnunet.whole import write_whole
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
     description = "Show what a pre-trained checkpoint makes of preprocessed cases, or share it."
-    parser = new_parser("amae-nnunet-show", description, EPILOG)
+    parser = new_parser("amae-nnunet-show", description, EPILOG, exit_codes(3, 5))
     parser.add_argument(
         "checkpoint",
         help="file that amae-nnunet-pretrain wrote, a folder of --export, or ORG/NAME of the hub",
