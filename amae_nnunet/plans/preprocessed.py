@@ -106,6 +106,45 @@ def read_json(path: Path, next_step: str) -> dict[str, Any]:
     return content
 
 
+def read_plans(folder: Path, configuration: str, plans_name: str) -> dict[str, Any]:
+    """A plans file of a preprocessed data set, which has the configuration.
+
+    Args:
+        folder: ``nnUNet_preprocessed/DatasetXXX_Name``.
+        configuration: ``3d_fullres``, say.
+        plans_name: ``nnUNetPlans``, say.
+
+    Raises:
+        InputError: there are no such plans, or they have no such configuration.
+    """
+    step = _planning(folder.name, configuration, plans_name)
+    plans = read_json(folder / f"{plans_name}.json", step)
+    if configuration not in plans["configurations"]:
+        others = (path for path in sorted(folder.glob("*.json")) if path.stem != plans_name)
+        other = next((path.stem for path in others if _has(path, configuration)), None)
+        known = ", ".join(plans["configurations"])
+        raise InputError(
+            f"{plans_name} of {folder.name} has no configuration {configuration}: "
+            + (f"{other} has it: add -p {other}" if other else f"it has {known}")
+        )
+    return plans
+
+
+def _has(path: Path, configuration: str) -> bool:
+    """Whether a JSON file is one of plans that have the configuration."""
+    try:
+        return configuration in parse_json(path.read_text(encoding="utf-8"))["configurations"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _planning(name: str, configuration: str, plans_name: str) -> str:
+    """What writes plans of this name."""
+    if plans_name == "AMAEPlans":
+        return f"run amae-nnunet-configure {name[7:10]} {configuration}"
+    return f"run nnUNetv2_plan_and_preprocess -d {name[7:10]}"
+
+
 @dataclass(frozen=True)
 class PreprocessedDataset:
     """One configuration of one preprocessed data set.
@@ -134,22 +173,15 @@ class PreprocessedDataset:
             InputError: there is no such data set, plans or configuration.
             ConfigError: a normalization that breaks the presence rule.
         """
-        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
         name = dataset_name(name_or_id)
         folder = nnunet_folder("nnUNet_preprocessed") / name
-        number = name[7:10]
-        step = f"run nnUNetv2_plan_and_preprocess -d {number}"
-        if plans_name == "AMAEPlans":
-            step = f"run amae-nnunet-configure {number} {configuration}"
-        plans = read_json(folder / f"{plans_name}.json", step)
-        if configuration not in plans["configurations"]:
-            raise InputError(
-                f"{plans_name} of {name} has no configuration {configuration}: it has "
-                f"{', '.join(plans['configurations'])}"
-            )
+        plans = read_plans(folder, configuration, plans_name)
+        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
         resolved = PlansManager(plans).get_configuration(configuration).configuration
-        dataset_json = read_json(folder / "dataset.json", step)
+        dataset_json = read_json(
+            folder / "dataset.json", _planning(name, configuration, plans_name)
+        )
         check_normalization(resolved["normalization_schemes"])
         block = AMAEBlock.read(resolved).for_dataset(dataset_json)
         return cls(name, plans, configuration, resolved, dataset_json, block)

@@ -117,6 +117,17 @@ def test_variables_that_are_not_set_are_named(monkeypatch, dataset):
         open_small()
 
 
+def test_other_plans_that_have_the_configuration_are_named(tiny_plans):
+    assert tiny_plans == "tiny"
+    with pytest.raises(InputError) as refusal:
+        PreprocessedDataset.open("950", "tiny", "nnUNetPlans")
+    assert str(refusal.value) == (
+        f"nnUNetPlans of {DATASET} has no configuration tiny: AMAEPlans has it: add -p AMAEPlans"
+    )
+    with pytest.raises(InputError, match="has no configuration none: it has 2d, 3d_fullres"):
+        PreprocessedDataset.open("950", "none", "nnUNetPlans")
+
+
 def test_an_unknown_number_of_a_data_set_is_told_with_those_that_there_are(tmp_path, monkeypatch):
     for name in ("raw", "preprocessed"):
         (tmp_path / name).mkdir()
