@@ -14,6 +14,12 @@ EXIT_CODES = {
     130: "interrupted (Ctrl-C)",
     143: "stopped by SIGTERM; a pre-training has saved its state and continues with --c",
 }
+_ALWAYS = (0, 1, 2, 130)  # that every command can end with
+
+
+def exit_codes(*more: int) -> dict[int, str]:
+    """The exit codes of one command, and what they mean: those of all commands, and ``more``."""
+    return {code: EXIT_CODES[code] for code in sorted({*_ALWAYS, *more})}
 
 
 def one_line(text: str) -> str:

@@ -34,6 +34,7 @@ _COMMANDS = f"""\
 
 Every command and option, as `--help` tells them. All commands have `--version` and `-v`.
 """
+_CODES = "Each command names those that it can end with.\n"
 _CONFIGURATION = f"""\
 {_WRITTEN}
 # Configuration keys
@@ -90,7 +91,7 @@ def commands_page() -> str:
     parts += [f"- [`{name}`](#{name}): {_summary(parser)}" for name, parser in found.items()]
     parts += [_section(name, parser) for name, parser in found.items()]
     codes = [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
-    table = ["\n## Exit codes\n", "Of all commands.\n", "| code | meaning |", "|---|---|", *codes]
+    table = ["\n## Exit codes\n", _CODES, "| code | meaning |", "|---|---|", *codes]
     return "\n".join([*parts, *table]) + "\n"
 
 
@@ -108,10 +109,17 @@ def _section(name: str, parser: argparse.ArgumentParser) -> str:
         lines += [f"| {heading} | | default |", "|---|---|---|"]
         lines += [_row(action) for action in actions]
         lines.append("")
-    epilog = (parser.epilog or "").partition("exit codes:")[0].strip()
-    if epilog:
-        lines += ["```text", epilog, "```"]
-    return "\n".join(lines).rstrip()
+    epilog, _, codes = (parser.epilog or "").partition("exit codes:\n")
+    if epilog.strip():
+        lines += ["```text", epilog.strip(), "```", ""]
+    return "\n".join([*lines, f"[Exit codes](#exit-codes): {_codes(codes)}."])
+
+
+def _codes(table: str) -> str:
+    """The codes of a command; one that means something of its own is explained."""
+    found = {int(code): text for code, text in re.findall(r"^ +(\d+)  (.+)$", table, re.MULTILINE)}
+    own = {code: "" if text == EXIT_CODES[code] else f" ({text})" for code, text in found.items()}
+    return ", ".join(f"{code}{text}" for code, text in own.items())
 
 
 def _is_own(action: argparse.Action) -> bool:

@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from amae_nnunet import __version__
 from amae_nnunet.errors import EXIT_CODES, AMAEError, ConfigError, one_line
@@ -29,13 +29,22 @@ def _said(error: OSError) -> str:
     return one_line(f"{place}{error.strerror}: {_FIXES[error.errno or 0]}")
 
 
-def new_parser(prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """A parser with ``--version``, ``-v`` and the table of exit codes at the end of its help."""
-    codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
+def new_parser(
+    prog: str, description: str, epilog: str = "", codes: Mapping[int, str] = EXIT_CODES
+) -> argparse.ArgumentParser:
+    """A parser with ``--version``, ``-v`` and a table of exit codes at the end of its help.
+
+    Args:
+        prog: name of the command.
+        description: what it does.
+        epilog: what its help says behind the options.
+        codes: that it can end with, and what they mean.
+    """
+    table = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in codes.items())
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,
-        epilog=f"{epilog}\nexit codes:\n{codes}".lstrip(),
+        epilog=f"{epilog}\nexit codes:\n{table}".lstrip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"{prog} {__version__}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from amae_nnunet.cli.command import new_parser, run
 from amae_nnunet.contrasts import ContrastMatch
-from amae_nnunet.errors import ConfigError
+from amae_nnunet.errors import ConfigError, exit_codes
 
 if TYPE_CHECKING:
     from amae_nnunet.plans.configure import PretrainedModel
@@ -18,7 +18,7 @@ EPILOG = """\
 keys: nnU-Net's patch_size, batch_size, spacing; any of the model's (embed_dim, depth,
   num_strides, encoder=small|base|large, ...), of the fine-tuning's (num_epochs, lr, loss, ...)
   and of the pre-training's (pretraining.num_epochs, pretraining.lr, mask_ratio, ...).
-  A wrong key prints them all.
+  docs/configuration.md lists them all.
 
 examples:
   amae-nnunet-configure 501 3d_fullres encoder=small num_epochs=100
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     description = (
         "Set values of the model, the training and nnU-Net itself in a plans file of our own."
     )
-    parser = new_parser("amae-nnunet-configure", description, EPILOG)
+    parser = new_parser("amae-nnunet-configure", description, EPILOG, exit_codes(3, 5))
     parser.add_argument("dataset", help="number or name of the data set")
     parser.add_argument("configuration", help="configuration to start from, e.g. 3d_fullres")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="values to set")

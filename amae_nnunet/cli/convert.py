@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from amae_nnunet.cli.closing import closing_lines
 from amae_nnunet.cli.command import new_parser, run
 from amae_nnunet.contrasts import SPLITS
-from amae_nnunet.errors import ConfigError
+from amae_nnunet.errors import ConfigError, exit_codes
 
 if TYPE_CHECKING:
     from amae_nnunet.convert.dataset import Summary
@@ -46,7 +46,7 @@ _LAYOUTS = (
 
 def _parser() -> argparse.ArgumentParser:
     description = "Convert raw MR studies into nnUNet_raw, whatever contrasts each has."
-    parser = new_parser("amae-nnunet-convert", description, _EPILOG)
+    parser = new_parser("amae-nnunet-convert", description, _EPILOG, exit_codes(3, _FAILED))
     _add_input(parser)
     _add_output(parser)
     _add_running(parser)

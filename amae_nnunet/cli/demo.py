@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amae_nnunet.cli.command import new_parser, run
-from amae_nnunet.errors import AMAEError
+from amae_nnunet.errors import AMAEError, exit_codes
 
 DATASET = 999
 NUM_TRAIN, NUM_TEST = 24, 8
@@ -82,7 +82,7 @@ def stages(num_threads: int) -> list[Stage]:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
     description = (__doc__ or "").partition("\n\n")[2]
-    parser = new_parser("amae-nnunet-demo", description)
+    parser = new_parser("amae-nnunet-demo", description, "", exit_codes())
     parser.add_argument(
         "-o",
         dest="folder",

@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from amae_nnunet._startup import VARIABLE, ext_trainer_folder
 from amae_nnunet.cli.check import Check
 from amae_nnunet.cli.command import new_parser, run
-from amae_nnunet.errors import InputError
+from amae_nnunet.errors import InputError, exit_codes
 
 PROG = "amae-nnunet-doctor"
 
@@ -55,6 +55,11 @@ _COUNT_READERS = """
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 print(get_allowed_n_proc_DA())
 """
+_CODES = {
+    **exit_codes(InputError.exit_code),
+    0: "every check passes",
+    InputError.exit_code: "a check failed: its line says how to mend it",
+}
 _ROOM = 5e9  # bytes: less is too little for a data set
 _SHARED_ROOM = 1e9  # bytes, for the batches of all readers; a container has 64 MB by default
 _SHARED = "/dev/shm"
@@ -69,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code: 0 when every check passes, 3 otherwise.
     """
-    parser = new_parser(PROG, "Check that nnU-Net and amae-nnunet work together here.")
+    parser = new_parser(PROG, "Check that nnU-Net and amae-nnunet work together here.", "", _CODES)
     parser.add_argument(
         "--ext_trainer",
         action="store_true",
@@ -111,6 +116,7 @@ def _checks() -> Iterator[Check]:
     yield Check("python", f"{platform.python_version()} ({sys.executable})")
     for package in BOUNDS:
         yield check_version(package)
+    yield check_dicom()
     for variable in FOLDERS:
         yield check_folder(variable)
     yield check_shared_memory()
@@ -132,6 +138,20 @@ def check_version(package: str) -> Check:
     if numbers < lowest or (too_new and numbers >= too_new):
         return Check(package, f"{found} does not fit", ok=False, fix=fix)
     return Check(package, found)
+
+
+def check_dicom() -> Check:
+    """What the extra ``dicom`` installs; without it all but DICOM is read, which is no fault."""
+    found, missing = [], []
+    for package in ("pydicom", "dcm2niix"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            missing.append(package)
+    if not missing:
+        return Check("DICOM", ", ".join(found))
+    answer = f"no {' and no '.join(missing)}, which only DICOM needs"
+    return Check("DICOM", answer, ok=None, fix="pip install 'amae-nnunet[dicom]'")
 
 
 def check_folder(variable: str) -> Check:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from amae_nnunet.cli.command import new_parser, run
-from amae_nnunet.errors import ConfigError, InputError
+from amae_nnunet.errors import ConfigError, InputError, exit_codes
 
 _EPILOG = """\
 A model is a folder that nnUNetv2_train made, whatever the trainer, or a folder of predictions. From
@@ -30,7 +30,7 @@ _FAILED = 4
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
     description = "Score and compare models, as each case is and with contrasts withheld."
-    parser = new_parser("amae-nnunet-evaluate", description, _EPILOG)
+    parser = new_parser("amae-nnunet-evaluate", description, _EPILOG, exit_codes(3, _FAILED))
     _add_what(parser)
     _add_withheld(parser)
     _add_running(parser)

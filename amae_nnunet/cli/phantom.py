@@ -14,7 +14,7 @@ from pathlib import Path
 
 from amae_nnunet.cli.command import new_parser, run
 from amae_nnunet.contrasts import PAPER_CONTRASTS, SPLITS
-from amae_nnunet.errors import ConfigError
+from amae_nnunet.errors import ConfigError, exit_codes
 
 _EPILOG = """example:
   amae-nnunet-phantom -o studies/more --num_cases 1000 --split unlabeled
@@ -26,7 +26,9 @@ _EPILOG = """example:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
-    parser = new_parser("amae-nnunet-phantom", (__doc__ or "").partition("\n\n")[2], _EPILOG)
+    parser = new_parser(
+        "amae-nnunet-phantom", (__doc__ or "").partition("\n\n")[2], _EPILOG, exit_codes()
+    )
     parser.add_argument("-o", dest="folder", type=Path, required=True, help="where to write")
     parser.add_argument("--num_cases", type=int, required=True, metavar="N", help="how many cases")
     parser.add_argument("--seed", type=int, default=0, help="of all randomness (default: 0)")

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from amae_nnunet.cli.command import new_parser, run
-from amae_nnunet.errors import ConfigError
+from amae_nnunet.errors import ConfigError, exit_codes
+
+if TYPE_CHECKING:
+    from amae_nnunet.prediction.inputs import InputCase
 
 _EPILOG = """\
 Segmentations are those of nnUNetv2_predict on the same images, whose options it takes by the same
@@ -25,7 +29,9 @@ _FAILED, _LACKING = 4, 6
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
     description = "Predict with nnU-Net from whichever contrasts each case has."
-    parser = new_parser("amae-nnunet-predict", description, _EPILOG)
+    parser = new_parser(
+        "amae-nnunet-predict", description, _EPILOG, exit_codes(3, _FAILED, _LACKING)
+    )
     _add_model(parser)
     _add_running(parser)
     return run(parser, _predict, argv)
@@ -76,20 +82,27 @@ def _check(args: argparse.Namespace) -> None:
 
 def _predict(args: argparse.Namespace) -> int:
     _check(args)
+    from amae_nnunet.plans.block import channel_contrasts
+    from amae_nnunet.plans.preprocessed import read_json
+    from amae_nnunet.prediction.folder import find_folds, model_folder
+    from amae_nnunet.prediction.inputs import find_cases
+
+    folder = args.model or model_folder(args.dataset, args.trainer, args.plans, args.configuration)
+    find_folds(folder, args.folds, args.checkpoint)
+    dataset_json = read_json(folder / "dataset.json", "give the folder that nnUNetv2_train made")
+    contrasts = channel_contrasts(dataset_json)
+    cases = find_cases(args.input, dataset_json["file_ending"], contrasts, folder)
+    return _predict_cases(args, folder, cases[args.part_id :: args.num_parts])
+
+
+def _predict_cases(args: argparse.Namespace, folder: Path, cases: list[InputCase]) -> int:
     import torch
 
-    from amae_nnunet.plans.preprocessed import dataset_name, nnunet_folder
-    from amae_nnunet.prediction.inputs import find_cases
     from amae_nnunet.prediction.model import TrainedModel
     from amae_nnunet.prediction.run import Options, Run
 
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.set_num_threads((os.cpu_count() or 1) if device.type == "cpu" else 1)  # nnU-Net's way
-    folder = args.model or (
-        nnunet_folder("nnUNet_results")
-        / dataset_name(args.dataset)
-        / f"{args.trainer}__{args.plans}__{args.configuration}"
-    )
     model = TrainedModel.open(
         folder,
         args.folds,
@@ -101,11 +114,10 @@ def _predict(args: argparse.Namespace) -> int:
         verbose=args.verbose,
         allow_tqdm=not args.disable_progress_bar,
     )
-    cases = find_cases(args.input, model.facts.dataset_json["file_ending"], model.contrasts)
     options = Options(
         args.output, args.save_probabilities, args.continue_prediction, args.npp, args.nps
     )
-    outcome = Run(model, options).predict(cases[args.part_id :: args.num_parts])
+    outcome = Run(model, options).predict(cases)
     print(
         f"{args.output.name}: {len(outcome.done)} done, {len(outcome.skipped)} skipped, "
         f"{len(outcome.failed)} failed"

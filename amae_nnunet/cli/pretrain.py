@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amae_nnunet.cli import command
-from amae_nnunet.errors import ConfigError
+from amae_nnunet.errors import ConfigError, exit_codes
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +35,7 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
     description = "Pre-train the encoder as a masked autoencoder on preprocessed studies."
-    parser = command.new_parser("amae-nnunet-pretrain", description, EPILOG)
+    parser = command.new_parser("amae-nnunet-pretrain", description, EPILOG, exit_codes(3, 5, 143))
     parser.add_argument("dataset", help="number or name of the data set")
     parser.add_argument("configuration", help="configuration of the plans, e.g. 3d_fullres")
     parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans to use")
@@ -90,7 +91,28 @@ def main(argv: list[str] | None = None) -> int:
     return command.run(parser, _pretrain, argv)
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Refuse, before torch is imported, what cannot be; under torchrun the first process does."""
+    if args.checkpoint and not args.add_contrast:
+        raise ConfigError("--checkpoint goes with --add_contrast")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return
+    from amae_nnunet.plans.preprocessed import (
+        dataset_name,
+        nnunet_folder,
+        pretraining_folder,
+        read_plans,
+    )
+    from amae_nnunet.pretraining.folder import check_unused
+
+    name = dataset_name(args.dataset)
+    read_plans(nnunet_folder("nnUNet_preprocessed") / name, args.configuration, args.plans)
+    if not (args.resume or args.estimate or args.add_contrast):
+        check_unused(pretraining_folder(name, args.plans, args.configuration, args.fold))
+
+
 def _pretrain(args: argparse.Namespace) -> int:
+    _check(args)
     import torch
 
     from amae_nnunet.pretraining.ranks import join
@@ -109,8 +131,6 @@ def _pretrain_on(args: argparse.Namespace, ranks: Ranks, device: torch.device) -
     from amae_nnunet.pretraining.loop import Options, prepare, pretrain
     from amae_nnunet.pretraining.stop import Stopped
 
-    if args.checkpoint and not args.add_contrast:
-        raise ConfigError("--checkpoint goes with --add_contrast")
     if args.add_contrast and ranks.size > 1:
         raise ConfigError("--add_contrast runs in one process: leave torchrun out")
     dataset = ranks.from_first(

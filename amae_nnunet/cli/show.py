@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amae_nnunet.cli.command import new_parser, run
-from amae_nnunet.errors import ConfigError
+from amae_nnunet.errors import ConfigError, exit_codes
 from amae_nnunet.whole import write_whole
 
 if TYPE_CHECKING:
@@ -20,11 +20,12 @@ EPILOG = """\
 A picture a case: each contrast as it is, as the model sees it, and as the model rebuilds it, with
 the skills (1 - error / error of a baseline) in CASE.json. --check rebuilds every image under other
 contrast names as well and lists cases where another name fits better: images that were swapped.
+Without -d, -c and -p it takes the data set, the configuration and the plans of the pre-training.
 --card and --export need no data set: the first writes what the checkpoint is as a model card, the
 second a folder as the Hugging Face hub has them (model, config.json, card), to be shared.
 
 examples:
-  amae-nnunet-show checkpoint_final.safetensors case_001 -d 501 -c 3d_fullres -o pictures --nifti
+  amae-nnunet-show checkpoint_final.safetensors case_001 -o pictures --nifti
   amae-nnunet-show checkpoint_final.safetensors -d 501 -c 3d_fullres --check
   amae-nnunet-show checkpoint_final.safetensors --export my_model --license cc-by-4.0
 """
@@ -33,7 +34,7 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
     description = "Show what a pre-trained checkpoint makes of preprocessed cases, or share it."
-    parser = new_parser("amae-nnunet-show", description, EPILOG)
+    parser = new_parser("amae-nnunet-show", description, EPILOG, exit_codes(3, 5))
     parser.add_argument(
         "checkpoint",
         help="file that amae-nnunet-pretrain wrote, a folder of --export, or ORG/NAME of the hub",
@@ -44,9 +45,17 @@ def main(argv: list[str] | None = None) -> int:
         metavar="CASE",
         help="cases, or DATASET for all of a preprocessed data set (with --check: default -d)",
     )
-    parser.add_argument("-d", dest="dataset", help="number or name of the data set")
-    parser.add_argument("-c", dest="configuration", help="e.g. 3d_fullres")
-    parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans to use")
+    parser.add_argument(
+        "-d", dest="dataset", help="number or name of the data set (default: the checkpoint's)"
+    )
+    parser.add_argument(
+        "-c", dest="configuration", help="e.g. 3d_fullres (default: the checkpoint's)"
+    )
+    parser.add_argument(
+        "-p",
+        dest="plans",
+        help="plans to use (default: the checkpoint's; nnUNetPlans for another data set)",
+    )
     parser.add_argument(
         "-o", dest="output", type=Path, default=Path(), help="folder to write to (default: here)"
     )
@@ -75,8 +84,6 @@ def _body(args: argparse.Namespace) -> None:
     if args.card or args.export:
         _share(args, find_checkpoint(args.checkpoint))
         return
-    if not (args.dataset and args.configuration):
-        raise ConfigError("of which cases? give -d and -c (or --card, --export)")
     if not args.cases and not args.check:
         raise ConfigError("name at least one case (or give --check, which takes all)")
     _show(args, find_checkpoint(args.checkpoint))
@@ -107,7 +114,7 @@ def _show(args: argparse.Namespace, path: Path) -> None:
     from amae_nnunet.pretraining.show import check_spacing, find_studies, show_study
 
     checkpoint = read_checkpoint(path)
-    dataset = PreprocessedDataset.open(args.dataset, args.configuration, args.plans)
+    dataset = PreprocessedDataset.open(*_place(args, checkpoint.plan))
     check_spacing(dataset, checkpoint, path)
     model = load_mae(checkpoint).eval()
     model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -127,6 +134,19 @@ def _show(args: argparse.Namespace, path: Path) -> None:
             mean, linear = (skills[key][name] for key in ("skill_mean", "skill_linear"))
             beside = "" if linear is None else f", against the other contrasts {linear:+.2f}"
             print(f"  {name}: skill against its mean {mean:+.2f}{beside}")
+
+
+def _place(args: argparse.Namespace, plan: dict[str, str]) -> tuple[str, str, str]:
+    """Data set, configuration and plans: the user's, and else those of the checkpoint."""
+    from amae_nnunet.plans.preprocessed import dataset_name
+
+    dataset = args.dataset or plan.get("dataset")
+    configuration = args.configuration or plan.get("configuration")
+    if not (dataset and configuration):
+        raise ConfigError("the checkpoint does not say of which cases: give -d and -c")
+    name = dataset_name(dataset)
+    plans = plan.get("plans") if name == plan.get("dataset") else None
+    return name, configuration, args.plans or plans or "nnUNetPlans"
 
 
 def _check(

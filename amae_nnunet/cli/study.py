@@ -27,8 +27,9 @@ from amae_nnunet.evaluation.scores import Failure, Prediction, Row, score_case
 from amae_nnunet.evaluation.subsets import Subset, parse_wanted, subset_name
 from amae_nnunet.plans.block import channel_contrasts, required_contrasts
 from amae_nnunet.plans.preprocessed import dataset_name, nnunet_folder
+from amae_nnunet.prediction.folder import beside, model_folder, trained_folds
 from amae_nnunet.prediction.inputs import InputCase, find_cases
-from amae_nnunet.prediction.model import TrainedModel, trained_folds
+from amae_nnunet.prediction.model import TrainedModel
 from amae_nnunet.prediction.withheld import predict_withheld
 from amae_nnunet.workers import ahead, reason, workers
 
@@ -63,9 +64,10 @@ def find_models(args: argparse.Namespace) -> list[Model]:
         ConfigError: one is not there or given twice, or its name cannot be.
     """
     if args.dataset:
-        base = nnunet_folder("nnUNet_results") / dataset_name(args.dataset)
-        ending = f"__{args.plans}__{args.configuration}"
-        named = [("", base / f"{trainer}{ending}") for trainer in args.trainers]
+        named = [
+            ("", model_folder(args.dataset, trainer, args.plans, args.configuration))
+            for trainer in args.trainers
+        ]
     else:
         named = [_split_name(text) for text in args.models]
     short = Counter(folder.resolve().name.partition("__")[0] for _, folder in named)
@@ -73,7 +75,8 @@ def find_models(args: argparse.Namespace) -> list[Model]:
     models = []
     for name, folder in named:
         if not folder.is_dir():
-            raise ConfigError(f"{folder} is not a folder: give a model folder or predictions")
+            advice = beside(folder, "plans.json") or "give a model folder or predictions"
+            raise ConfigError(f"{folder} is not a folder: {advice}")
         whole = folder.resolve().name
         shorter = whole.partition("__")[0]
         trained = (folder / "plans.json").is_file() and any(folder.glob("fold_*"))
@@ -199,7 +202,8 @@ class Study:
     def _inputs(self, images: Path) -> tuple[dict[str, InputCase], dict[str, str]]:
         """The cases that have images, and why others cannot be predicted."""
         found, refused = {}, {}
-        for case in find_cases(images, self.labels.ending, self.contrasts):
+        model = self.trained[0].folder if self.trained else Path("MODEL")
+        for case in find_cases(images, self.labels.ending, self.contrasts, model):
             try:
                 case.check(self.contrasts)
                 found[case.name] = case

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from amae_nnunet.networks.mae import AdaptiveMAE
 from amae_nnunet.parse import parse_json
 
 _KEY = "amae"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # of a plan's parts: it stays in its folder
 _MAX_TOKENS = 1 << 20  # of a contrast, whose positions are computed; a patch has some thousands
 
 
@@ -36,6 +38,13 @@ class Checkpoint:
     config: ModelConfig
     facts: dict[str, Any]
     tensors: dict[str, Tensor]
+
+    @property
+    def plan(self) -> dict[str, str]:
+        """Its ``dataset``, ``plans`` and ``configuration``, as far as it tells them by name."""
+        told = self.facts.get("plan")
+        names = told.items() if isinstance(told, dict) else ()
+        return {k: name for k, name in names if isinstance(name, str) and _NAME.fullmatch(name)}
 
     @property
     def mask_ratio(self) -> float:

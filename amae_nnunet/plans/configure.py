@@ -43,6 +43,8 @@ NNUNET_KEYS = {
 _DERIVED = ("contrasts", "patch_size", "spacing", "strides", "kernel_sizes")
 #: Model values that may differ from those of a checkpoint to fine-tune from.
 _FREE = ("num_strides", "feature_size", "decoder_embed_dim", "decoder_depth", "decoder_num_heads")
+#: Names that keys have elsewhere, where they do not look like ours.
+_ALIASES = {"learning_rate": "lr", "initial_lr": "lr", "width": "embed_dim", "layers": "depth"}
 _SECTIONS: dict[str, Sequence[str]] = {
     "model": [
         "encoder",
@@ -95,13 +97,28 @@ def parse_settings(words: Sequence[str]) -> dict[str, dict[str, Any]]:
         candidates = [section] if dot else list(places)
         place = next((p for p in candidates if name in places.get(p, ())), None)
         if place is None:
-            names = [n for keys in places.values() for n in keys]
-            near = difflib.get_close_matches(name, names, n=1)
-            known = "; ".join(f"{p}: {', '.join(keys)}" for p, keys in places.items())
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise ConfigError(f"unknown key {key!r}: {hint}Known keys are {known}")
+            raise ConfigError(f"unknown key {key!r}: {_hint(key, places)}")
         settings[place][name] = _parse_value(text)
     return settings
+
+
+def _hint(key: str, places: Mapping[str, Sequence[str]]) -> str:
+    """The key that is nearest to an unknown one, or all of them where none is near.
+
+    A key that names its place gets one that does, of the same name if some place has it.
+    """
+    section, dot, name = key.rpartition(".")
+    name = _ALIASES.get(name, name)
+    if dot:
+        names = [f"{place}.{n}" for place, keys in places.items() for n in keys]
+        same = [full for full in names if full.endswith(f".{name}")]
+        near = difflib.get_close_matches(f"{section}.{name}", same or names, 1, 0 if same else 0.6)
+    else:
+        near = difflib.get_close_matches(name, [n for keys in places.values() for n in keys], 1)
+    if near:
+        return f"did you mean {near[0]}?"
+    known = "; ".join(f"{place}: {', '.join(keys)}" for place, keys in places.items())
+    return f"known keys, explained in docs/configuration.md, are {known}"
 
 
 def _parse_value(text: str) -> Any:

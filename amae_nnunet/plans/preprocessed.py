@@ -24,6 +24,9 @@ from amae_nnunet.plans.block import AMAEBlock, channel_contrasts
 CHECKPOINT_NAME = "checkpoint_final.safetensors"
 #: nnU-Net's only normalization that keeps an all-zero channel zero and others not.
 NORMALIZATION = "ZScoreNormalization"
+#: nnU-Net's variables, each of which names a folder.
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+_SHOWN = 12  # numbers of data sets in a message
 
 
 def nnunet_folder(variable: str) -> Path:
@@ -64,8 +67,28 @@ def dataset_name(name_or_id: str) -> str:
 
     try:
         return str(maybe_convert_to_dataset_name(name_or_id))
-    except (RuntimeError, ValueError) as error:
-        raise InputError(" ".join(str(error).split())) from None
+    except (RuntimeError, ValueError):
+        raise InputError(_not_found(name_or_id)) from None
+
+
+def _not_found(name_or_id: str) -> str:
+    """Why a data set is not found, and which ones there are."""
+    folders = [Path(os.environ[variable]) for variable in FOLDERS if os.environ.get(variable)]
+    found = (path.name for folder in folders for path in folder.glob("Dataset[0-9][0-9][0-9]_*"))
+    names = sorted(set(found))
+    if not name_or_id.isdecimal():
+        return f"data set {name_or_id!r}: give its number (501) or its whole name (Dataset501_LGG)"
+    same = [name for name in names if int(name[7:10]) == int(name_or_id)]
+    if same:
+        return f"data set {name_or_id} is {' or '.join(same)}: give the whole name"
+    numbers = list(dict.fromkeys(name[7:10] for name in names))
+    there = ", ".join([*numbers[:_SHOWN], *(["..."] if len(numbers) > _SHOWN else [])])
+    unset = [variable for variable in FOLDERS if not os.environ.get(variable)]
+    return (
+        f"there is no data set {name_or_id} in {', '.join(FOLDERS[:-1])} or {FOLDERS[-1]}; "
+        + (f"there are {there}" if numbers else "they hold none: convert it first")
+        + (f" ({' and '.join(unset)} not set)" if unset else "")
+    )
 
 
 def read_json(path: Path, next_step: str) -> dict[str, Any]:
@@ -81,6 +104,45 @@ def read_json(path: Path, next_step: str) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}): {next_step}") from None
     return content
+
+
+def read_plans(folder: Path, configuration: str, plans_name: str) -> dict[str, Any]:
+    """A plans file of a preprocessed data set, which has the configuration.
+
+    Args:
+        folder: ``nnUNet_preprocessed/DatasetXXX_Name``.
+        configuration: ``3d_fullres``, say.
+        plans_name: ``nnUNetPlans``, say.
+
+    Raises:
+        InputError: there are no such plans, or they have no such configuration.
+    """
+    step = _planning(folder.name, configuration, plans_name)
+    plans = read_json(folder / f"{plans_name}.json", step)
+    if configuration not in plans["configurations"]:
+        others = (path for path in sorted(folder.glob("*.json")) if path.stem != plans_name)
+        other = next((path.stem for path in others if _has(path, configuration)), None)
+        known = ", ".join(plans["configurations"])
+        raise InputError(
+            f"{plans_name} of {folder.name} has no configuration {configuration}: "
+            + (f"{other} has it: add -p {other}" if other else f"it has {known}")
+        )
+    return plans
+
+
+def _has(path: Path, configuration: str) -> bool:
+    """Whether a JSON file is one of plans that have the configuration."""
+    try:
+        return configuration in parse_json(path.read_text(encoding="utf-8"))["configurations"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _planning(name: str, configuration: str, plans_name: str) -> str:
+    """What writes plans of this name."""
+    if plans_name == "AMAEPlans":
+        return f"run amae-nnunet-configure {name[7:10]} {configuration}"
+    return f"run nnUNetv2_plan_and_preprocess -d {name[7:10]}"
 
 
 @dataclass(frozen=True)
@@ -111,22 +173,15 @@ class PreprocessedDataset:
             InputError: there is no such data set, plans or configuration.
             ConfigError: a normalization that breaks the presence rule.
         """
-        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
         name = dataset_name(name_or_id)
         folder = nnunet_folder("nnUNet_preprocessed") / name
-        number = name[7:10]
-        step = f"run nnUNetv2_plan_and_preprocess -d {number}"
-        if plans_name == "AMAEPlans":
-            step = f"run amae-nnunet-configure {number} {configuration}"
-        plans = read_json(folder / f"{plans_name}.json", step)
-        if configuration not in plans["configurations"]:
-            raise InputError(
-                f"{plans_name} of {name} has no configuration {configuration}: it has "
-                f"{', '.join(plans['configurations'])}"
-            )
+        plans = read_plans(folder, configuration, plans_name)
+        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
         resolved = PlansManager(plans).get_configuration(configuration).configuration
-        dataset_json = read_json(folder / "dataset.json", step)
+        dataset_json = read_json(
+            folder / "dataset.json", _planning(name, configuration, plans_name)
+        )
         check_normalization(resolved["normalization_schemes"])
         block = AMAEBlock.read(resolved).for_dataset(dataset_json)
         return cls(name, plans, configuration, resolved, dataset_json, block)

@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from amae_nnunet.contrasts import FILE_NAME, ContrastRecord
 from amae_nnunet.errors import InputError
 from amae_nnunet.intact import check_complete
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +68,16 @@ class ModelFacts:
     num_channels: int
 
 
-def find_cases(folder: Path, ending: str, contrasts: Sequence[str]) -> list[InputCase]:
+def find_cases(
+    folder: Path, ending: str, contrasts: Sequence[str], model: Path = Path("MODEL")
+) -> list[InputCase]:
     """The cases of an input folder, in the order of their names.
 
     Args:
         folder: of the input files.
         ending: of the model's files, ``.nii.gz`` say.
         contrasts: of the model, in channel order.
+        model: its folder, for the command that converts what was not converted.
 
     Raises:
         InputError: there is none, or they were converted for other contrasts.
@@ -102,7 +108,11 @@ def find_cases(folder: Path, ending: str, contrasts: Sequence[str]) -> list[Inpu
             ending,
         )
     if not cases:
-        raise InputError(f"{folder} holds no file CASE_0000{ending}: convert with -o {folder}")
+        words = ["-i", str(folder), "--for_model", str(model), "-o", "inputs"]
+        raise InputError(
+            f"{folder} holds no file CASE_0000{ending}: convert it first: "
+            f"amae-nnunet-convert {shlex.join(words)}"
+        )
     return [cases[name] for name in sorted(cases)]
 
 

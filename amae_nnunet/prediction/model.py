@@ -12,6 +12,7 @@ import torch
 
 from amae_nnunet.errors import ConfigError, InputError
 from amae_nnunet.plans.block import channel_contrasts, required_contrasts
+from amae_nnunet.prediction.folder import find_folds
 from amae_nnunet.prediction.inputs import ModelFacts
 from amae_nnunet.prediction.predictor import MirrorBatchPredictor
 from amae_nnunet.subsets import SubsetScores
@@ -64,13 +65,7 @@ class TrainedModel:
         Raises:
             ConfigError: no such model or fold, or a cascade.
         """
-        folds = list(folds) or trained_folds(folder, checkpoint)
-        missing = [fold for fold in folds if not (folder / f"fold_{fold}" / checkpoint).is_file()]
-        if missing or not folds:
-            raise ConfigError(
-                f"{folder} has no fold_{missing[0] if missing else 0}/{checkpoint}: give -m, or "
-                "-d, -tr, -p, -c, -f and -chk, as they were given to nnUNetv2_train"
-            )
+        folds = find_folds(folder, folds, checkpoint)
         predictor = MirrorBatchPredictor(device=device, **options)
         predictor.initialize_from_trained_model_folder(
             str(folder), tuple(fold if fold == "all" else int(fold) for fold in folds), checkpoint
@@ -97,12 +92,6 @@ class TrainedModel:
             fold_scores(folder, folds, contrasts) if with_scores else None,
             names,
         )
-
-
-def trained_folds(folder: Path, checkpoint: str) -> list[str]:
-    """Numbers of the folds that have the checkpoint."""
-    found = [path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}")]
-    return sorted((fold for fold in found if fold.isdecimal()), key=int)
 
 
 def fold_scores(

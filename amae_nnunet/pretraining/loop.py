@@ -25,7 +25,6 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from amae_nnunet.errors import ConfigError
 from amae_nnunet.networks.checkpoint import save_checkpoint
 from amae_nnunet.plans.preprocessed import (
     CHECKPOINT_NAME,
@@ -36,6 +35,7 @@ from amae_nnunet.pretraining.artist import Artist
 from amae_nnunet.pretraining.batches import Batches
 from amae_nnunet.pretraining.data import RandomCrops, crop_loader
 from amae_nnunet.pretraining.files import whole_file
+from amae_nnunet.pretraining.folder import check_unused
 from amae_nnunet.pretraining.metrics import EpochRecord, write_rows
 from amae_nnunet.pretraining.mishaps import in_one_line
 from amae_nnunet.pretraining.parallel import whole_model
@@ -43,8 +43,6 @@ from amae_nnunet.pretraining.ranks import Ranks
 from amae_nnunet.pretraining.run import Run, checkpoint_facts, new_run
 from amae_nnunet.pretraining.skill import alarm
 from amae_nnunet.pretraining.state import (
-    LATEST_NAME,
-    PREVIOUS_NAME,
     SavedState,
     check_finite,
     find_state,
@@ -210,9 +208,7 @@ def _state_in(folder: Path, resume: bool) -> SavedState | None:
     """The state to continue from, if that is wanted; else there must be none."""
     if resume:
         return find_state(folder)
-    names = (LATEST_NAME, PREVIOUS_NAME, CHECKPOINT_NAME)
-    if any((folder / name).exists() for name in names):
-        raise ConfigError(f"{folder} holds a pre-training: continue it with --c, or delete it")
+    check_unused(folder)
     return None
 
 

@@ -29,6 +29,7 @@ from amae_nnunet.errors import AMAEError, CheckpointError, ConfigError
 from amae_nnunet.plans.seen import SeenCases
 from amae_nnunet.pretraining.batches import Position
 from amae_nnunet.pretraining.files import whole_file
+from amae_nnunet.pretraining.folder import LATEST_NAME, PREVIOUS_NAME
 from amae_nnunet.pretraining.metrics import EpochRecord, read_rows
 from amae_nnunet.pretraining.parallel import gathered, load_optimizer, load_weights, local
 from amae_nnunet.pretraining.run import Run
@@ -36,8 +37,6 @@ from amae_nnunet.pretraining.studies import Study
 
 log = logging.getLogger(__name__)
 
-LATEST_NAME = "checkpoint_latest.pth"
-PREVIOUS_NAME = "checkpoint_previous.pth"
 _DAMAGE = (
     OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError,
     TypeError, ValueError, ConfigError,

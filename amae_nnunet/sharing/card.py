@@ -103,7 +103,7 @@ def _introduction(config: ModelConfig) -> str:
         f"The encoder (width {config.embed_dim}, depth {config.depth}) and decoder of a masked "
         "autoencoder for 3-D MR studies of which each has another subset of these contrasts: "
         f"{', '.join(config.contrasts)}. To be fine-tuned with nnU-Net through "
-        "[amae-nnunet](https://arxiv.org/abs/2501.09096)."
+        "amae-nnunet, a plug-in after [this paper](https://arxiv.org/abs/2501.09096)."
     )
 
 

@@ -1,5 +1,7 @@
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +41,30 @@ def test_help_lists_the_exit_codes_and_options_may_stand_among_positionals(capsy
     with pytest.raises(SystemExit):
         run(parser, seen.append, ["--help"])
     assert "wrong or unsafe checkpoint" in capsys.readouterr().out
+
+
+def codes_in_help(command):
+    """The exit codes that the help of a command lists, and what they mean."""
+    tool = Path(sys.executable).parent / f"amae-nnunet-{command}"
+    text = subprocess.run([tool, "--help"], capture_output=True, text=True).stdout
+    table = text.partition("exit codes:\n")[2]
+    return {int(code): meaning for code, meaning in re.findall(r"^ +(\d+)  (.+)$", table, re.M)}
+
+
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [("predict", {3, 4, 6}), ("pretrain", {3, 5, 143}), ("show", {3, 5}), ("phantom", set())],
+)
+def test_help_lists_the_exit_codes_of_its_own_command_only(command, more):
+    found = codes_in_help(command)
+    assert set(found) == {0, 1, 2, 130} | more
+    assert found == {code: EXIT_CODES[code] for code in found}
+
+
+def test_the_doctor_explains_its_own_exit_codes():
+    found = codes_in_help("doctor")
+    assert set(found) == {0, 1, 2, 3, 130}
+    assert found[3] == "a check failed: its line says how to mend it"
 
 
 def test_a_reader_that_stops_early_is_no_error():

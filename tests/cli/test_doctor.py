@@ -58,7 +58,7 @@ def test_says_ok_on_every_line_of_a_sound_installation(tmp_path):
     assert answer.returncode == 0, answer.stdout
     subjects = re.findall(r"^ok    (.+?): ", answer.stdout, re.MULTILINE)
     assert subjects == [
-        *("python", "amae-nnunet", "torch", "nnunetv2"),
+        *("python", "amae-nnunet", "torch", "nnunetv2", "DICOM"),
         *FOLDERS,
         *(["shared memory"] if doctor.check_shared_memory().ok else []),
         "torchvision",
@@ -193,6 +193,20 @@ def test_a_package_that_is_not_installed_fails(monkeypatch):
     monkeypatch.setattr(doctor, "version", missing)
     check = doctor.check_version("torch")
     assert (check.ok, check.found) == (False, "not installed")
+
+
+def test_what_only_dicom_needs_may_be_absent(monkeypatch):
+    def lacks_dcm2niix(package):
+        if package == "dcm2niix":
+            raise doctor.PackageNotFoundError(package)
+        return "3.0.1"
+
+    monkeypatch.setattr(doctor, "version", lacks_dcm2niix)
+    assert str(doctor.check_dicom()) == (
+        "info  DICOM: no dcm2niix, which only DICOM needs. Fix: pip install 'amae-nnunet[dicom]'"
+    )
+    monkeypatch.setattr(doctor, "version", lambda package: "3.0.1")
+    assert str(doctor.check_dicom()) == "ok    DICOM: pydicom 3.0.1, dcm2niix 3.0.1"
 
 
 def test_the_bounds_are_those_that_pip_reads():

@@ -58,6 +58,7 @@ def test_the_card_says_what_the_checkpoint_is(shared, pretrained):
     assert {"mri", "nnunet"} <= set(head["tags"])
     facts = read_checkpoint(pretrained).facts
     assert "# Adaptive masked autoencoder for ADC, TRACE, T2" in text
+    assert "[this paper](https://arxiv.org/abs/2501.09096)" in text
     assert f"| cases | {facts['num_cases']} |" in text
     assert f"| data set | {DATASET} |" in text
     assert "| `mask_ratio` | 0.7 |" in text

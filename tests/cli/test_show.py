@@ -16,6 +16,7 @@ from schemas import check
 from shell import small_disk
 
 from amae_nnunet.cli import show
+from amae_nnunet.networks.checkpoint import load_mae, read_checkpoint, save_checkpoint
 from amae_nnunet.plans.preprocessed import PreprocessedDataset, travel_record
 from amae_nnunet.plans.unlabeled import preprocess_unlabeled
 from amae_nnunet.pretraining.check import Finding
@@ -102,7 +103,6 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(nnunet, run, pretrained
 def test_a_study_larger_than_the_patch_is_rebuilt_patch_by_patch(nnunet, pretrained):
     import torch
 
-    from amae_nnunet.networks.checkpoint import load_mae, read_checkpoint
     from amae_nnunet.pretraining.rebuild import rebuild_part, rebuild_study
 
     model = load_mae(read_checkpoint(pretrained))
@@ -165,6 +165,29 @@ def test_another_spacing_is_refused(nnunet, pretrained, capsys):
     words = [str(pretrained), "x", "-d", "950", "-c", "wide", "-p", "WidePlans"]
     assert show.main(words) == 2
     assert "was trained at [6.0, 5.0, 5.0] mm, wide of" in capsys.readouterr().err
+
+
+def test_the_checkpoint_says_of_which_data_set_configuration_and_plans(
+    nnunet, pretrained, tmp_path, capsys
+):
+    case = partial_case(nnunet)
+    words = [str(pretrained), case, "-o", str(tmp_path), "-device", "cpu"]
+    for more in ([], ["-d", "950"]):
+        assert show.main([*words, *more]) == 0
+        assert f"wrote {tmp_path / case}.png" in capsys.readouterr().out
+    assert show.main([*words, "-p", "nnUNetPlans"]) == 3
+    assert "AMAEPlans has it: add -p AMAEPlans" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "plan", [None, {}, {"dataset": "../Dataset950_Small", "configuration": "tiny"}]
+)
+def test_a_checkpoint_that_names_no_data_set_wants_to_be_told(pretrained, tmp_path, plan, capsys):
+    checkpoint = read_checkpoint(pretrained)
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, load_mae(checkpoint), {**checkpoint.facts, "plan": plan})
+    assert show.main([str(other), "case"]) == 2
+    assert "does not say of which cases: give -d and -c" in capsys.readouterr().err
 
 
 def test_check_writes_what_it_found(nnunet, run, capsys):

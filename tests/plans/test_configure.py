@@ -73,9 +73,27 @@ def test_nothing_that_was_set_is_lost_silently(nnunet, tiny_plans, capsys):
     assert plans_of(nnunet) == before
 
 
-def test_a_misspelt_key_gets_a_suggestion():
-    with pytest.raises(ConfigError, match="did you mean patch_size"):
-        parse_settings(["patchsize=16,32,32"])
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("patchsize", "patch_size"),
+        ("epochs", "num_epochs"),
+        ("learning_rate", "lr"),
+        ("pretrainig.num_epochs", "pretraining.num_epochs"),
+        ("pretraining.epochs", "pretraining.num_epochs"),
+        ("pretraining.learning_rate", "pretraining.lr"),
+        ("training.embed_dim", "model.embed_dim"),
+    ],
+)
+def test_a_misspelt_key_gets_a_suggestion_and_no_more(key, near):
+    with pytest.raises(ConfigError) as refusal:
+        parse_settings([f"{key}=3"])
+    assert str(refusal.value) == f"unknown key {key!r}: did you mean {near}?"
+
+
+def test_all_keys_are_listed_where_none_is_near():
+    with pytest.raises(ConfigError, match=r"docs/configuration\.md, are nnunet: patch_size, .*lr"):
+        parse_settings(["qqqq=3"])
 
 
 def test_a_new_spacing_gets_a_folder_of_its_own(nnunet, dataset, capsys):
@@ -118,7 +136,13 @@ def test_a_value_that_cannot_work_is_one_line_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("words", "message", "code"),
     [
-        (["999", "3d_fullres"], "999", 3),
+        (
+            ["999", "3d_fullres"],
+            "there is no data set 999 in nnUNet_raw, nnUNet_preprocessed or "
+            "nnUNet_results; there are ",
+            3,
+        ),
+        (["LGG", "3d_fullres"], "data set 'LGG': give its number", 3),
         (["950", "3d_cascade"], "has no configuration 3d_cascade", 3),
         (["950", "2d"], "2d configuration", 2),
         (["950", "3d_fullres", "-p", "NoPlans"], "NoPlans.json does not exist", 3),

@@ -10,6 +10,7 @@ from amae_nnunet.plans.preprocessed import (
     PreprocessedDataset,
     check_cases,
     check_normalization,
+    dataset_name,
     nonzero_channels,
     travel_record,
 )
@@ -114,3 +115,38 @@ def test_variables_that_are_not_set_are_named(monkeypatch, dataset):
     monkeypatch.delenv("nnUNet_preprocessed")
     with pytest.raises(AMAEError, match="nnUNet_preprocessed is not set: export"):
         open_small()
+
+
+def test_other_plans_that_have_the_configuration_are_named(tiny_plans):
+    assert tiny_plans == "tiny"
+    with pytest.raises(InputError) as refusal:
+        PreprocessedDataset.open("950", "tiny", "nnUNetPlans")
+    assert str(refusal.value) == (
+        f"nnUNetPlans of {DATASET} has no configuration tiny: AMAEPlans has it: add -p AMAEPlans"
+    )
+    with pytest.raises(InputError, match="has no configuration none: it has 2d, 3d_fullres"):
+        PreprocessedDataset.open("950", "none", "nnUNetPlans")
+
+
+def test_an_unknown_number_of_a_data_set_is_told_with_those_that_there_are(tmp_path, monkeypatch):
+    for name in ("raw", "preprocessed"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    none = "there is no data set 777 in nnUNet_raw, nnUNet_preprocessed or nnUNet_results; "
+    unset = r" \(nnUNet_results not set\)"
+    with pytest.raises(InputError, match=f"^{none}they hold none: convert it first{unset}$"):
+        dataset_name("777")
+    for name in ("Dataset600_B", "Dataset501_A"):
+        (tmp_path / "raw" / name).mkdir()
+    (tmp_path / "preprocessed" / "Dataset501_A").mkdir()
+    with pytest.raises(InputError, match=f"^{none}there are 501, 600{unset}$"):
+        dataset_name("777")
+    (tmp_path / "preprocessed" / "Dataset501_B").mkdir()
+    with pytest.raises(InputError, match="^data set 501 is Dataset501_A or Dataset501_B: give"):
+        dataset_name("501")
+    for number in range(900, 999):
+        (tmp_path / "raw" / f"Dataset{number}_C").mkdir()
+    with pytest.raises(InputError, match=r"there are 501, 600, 900, .*909, \.\.\. \("):
+        dataset_name("777")
+    assert dataset_name("600") == "Dataset600_B"

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import DATASET
 
-from amae_nnunet.cli import predict
+from amae_nnunet.cli import evaluate, predict
 
 SCRIPTS = Path(sys.executable).parent
 WORDS = ["-d", "950", "-p", "AMAEPlans", "-c", "predicts", "-device", "cpu"]
@@ -97,6 +99,37 @@ def test_wrong_arguments_are_one_line_and_exit_2(words, message, capsys, tmp_pat
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("nothere", "nothere is not a folder: give the one with CASE_0000.nii.gz"),
+        ("raw", "raw holds no file CASE_0000.nii.gz: convert it first: amae-nnunet-convert -i raw "
+                "--for_model {model} -o inputs"),
+    ],
+)  # fmt: skip
+def test_inputs_that_cannot_be_are_told_before_torch_is_imported(place, tmp_path, folder, message):
+    (tmp_path / "raw" / "patient_1").mkdir(parents=True)
+    answer = subprocess.run(
+        [SCRIPTS / "amae-nnunet-predict", "-i", folder, "-o", "out", *WORDS],
+        env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"},
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    said = [line for line in answer.stderr.splitlines() if not line.startswith("import time:")]
+    expected = message.format(model=shlex.quote(str(place.model)))
+    assert (answer.returncode, said) == (3, [f"amae-nnunet-predict: error: {expected}"])
+    assert "torch" not in re.findall(r"\| +(\w+)$", answer.stderr, re.MULTILINE)
+
+
+def test_a_model_of_other_plans_is_named(place, tmp_path, capsys):
+    model = ["-d", "950", "-c", "predicts"]  # of nnUNetPlans, by default
+    advice = "take AMAETrainer__AMAEPlans__predicts beside it (-p AMAEPlans, or its folder with -m)"
+    words = ["-i", str(place.inputs), "-o", str(tmp_path / "out")]
+    assert predict.main([*words, *model]) == 2
+    assert f"has no fold_0/checkpoint_final.pth: {advice}\n" in capsys.readouterr().err
+    assert evaluate.main(["-o", str(tmp_path / "out"), *model]) == 2
+    assert f"is not a folder: {advice}\n" in capsys.readouterr().err
 
 
 def test_parts_of_a_folder_and_a_required_contrast_that_is_absent(

@@ -1,6 +1,11 @@
 import json
 import math
+import os
+import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from conftest import DATASET, TINY
@@ -56,6 +61,25 @@ def test_results_are_never_overwritten_silently(nnunet, pretrained, capsys):
     assert run("tiny", "--c") == 0
     assert read_checkpoint(pretrained).tensors.keys()
     assert pretrained.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["950", "tiny", "-p", "AMAEPlans"], 2, "continue it with --c, or delete it"),
+        (["950", "tiny"], 3, "AMAEPlans has it: add -p AMAEPlans"),
+        (["777", "tiny"], 3, "there is no data set 777"),
+    ],
+)
+def test_what_cannot_be_is_told_before_torch_is_imported(pretrained, words, code, message):
+    answer = subprocess.run(
+        [Path(sys.executable).parent / "amae-nnunet-pretrain", *words],
+        env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    said = [line for line in answer.stderr.splitlines() if not line.startswith("import time:")]
+    assert (answer.returncode, len(said)) == (code, 1)
+    assert message in said[0]
+    assert "torch" not in re.findall(r"\| +(\w+)$", answer.stderr, re.MULTILINE)
 
 
 def test_a_fold_never_sees_its_validation_cases(nnunet, dataset, monkeypatch):
