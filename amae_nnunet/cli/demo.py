@@ -2,27 +2,25 @@
 
 Makes studies in which contrasts are missing, converts, plans, pre-trains, trains, predicts and
 evaluates, each with the command that one would type, and ends with a report, a table and a picture.
-It shows the commands and proves the installation; its scores say nothing about real data.
+It shows the commands and proves the installation; its scores say nothing about real data. What it
+prints before the tables can be pasted into a shell.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import shlex
-import shutil
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from amae_nnunet.cli.command import new_parser, run
-from amae_nnunet.errors import AMAEError, exit_codes
+from amae_nnunet.cli.stage import Stage, preamble, run_stage
+from amae_nnunet.errors import exit_codes
 
 DATASET = 999
-NUM_TRAIN, NUM_TEST = 24, 8
 CONTRASTS = ("ADC", "TRACE", "T2", "FLAIR")
 #: What the evaluation gives to the model, as its folders of predictions are called.
 GIVEN = ("ADC+TRACE+T2+FLAIR", "ADC+TRACE+FLAIR", "ADC+TRACE")
@@ -40,41 +38,41 @@ SETTINGS = (
 )
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One step: what it is for, and the command that a user would type."""
-
-    name: str
-    command: str
-
-
 def stages(num_threads: int) -> list[Stage]:
     """The commands of the demo, to be run in its folder."""
     model = f"{DATASET} 3d_fullres"
     common = "-p AMAEPlans -device cpu"
     network = f"-d {DATASET} -c 3d_fullres -f 0 {common}"
+    phantom = f"amae-nnunet-phantom --size small --contrasts {' '.join(CONTRASTS)} -np 1"
+    convert = f"amae-nnunet-convert -t template.json -np 1 -d {DATASET} -n Demo"
     return [
         Stage(
-            "convert the training studies",
-            f"amae-nnunet-convert -t template.json -np 1 -i studies/train -d {DATASET} -n Demo",
+            "make training studies with missing contrasts",
+            f"{phantom} -o studies/train --num_cases 24",
         ),
         Stage(
+            "make complete test studies",
+            f"{phantom} -o studies/test --num_cases 8 --split test --availability T2=1 FLAIR=1",
+        ),
+        Stage("convert the training studies", f"{convert} -i studies/train"),
+        Stage(
             "plan and preprocess",
-            f"nnUNetv2_plan_and_preprocess -d {DATASET} -c 3d_fullres "
+            # its planner wants at least one worker
+            f"nnUNet_n_proc_DA=1 nnUNetv2_plan_and_preprocess -d {DATASET} -c 3d_fullres "
             f"--verify_dataset_integrity -npfp {num_threads} -np {num_threads}",
         ),
         Stage("set a small network", f"amae-nnunet-configure {model} {SETTINGS}"),
         Stage("pre-train", f"amae-nnunet-pretrain {model} {common} --c"),
         Stage("train", f"nnUNetv2_train {model} 0 -tr AMAETrainer {common} --c"),
+        Stage("convert the test studies", f"{convert} -i studies/test --split test"),
         Stage(
-            "convert the test studies",
-            "amae-nnunet-convert -t template.json -np 1 -i studies/test -o inputs",
+            "predict",
+            f"amae-nnunet-predict -i raw/Dataset{DATASET}_Demo/imagesTs -o predictions {network} "
+            "-npp 1 -nps 1",
         ),
-        Stage("predict", f"amae-nnunet-predict -i inputs -o predictions {network} -npp 1 -nps 1"),
         Stage(
             "evaluate",
-            f"amae-nnunet-evaluate -i inputs -gt labels -o evaluation {network} -np 1 "
-            "--disable_tta --drop T2 T2+FLAIR",
+            f"amae-nnunet-evaluate -o evaluation {network} -np 1 --disable_tta --drop T2 T2+FLAIR",
         ),
     ]
 
@@ -94,81 +92,55 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    folder = args.folder.resolve()
-    (folder / "done").mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    if _pending(folder, "studies"):
-        _write_studies(folder)
-        _finish(folder, "studies")
-    steps = stages(min(4, os.cpu_count() or 1))
-    for number, stage in enumerate(steps, 1):
-        if _pending(folder, stage.name):
-            print(f"[{number}/{len(steps)}] {stage.name}\n    {stage.command}", flush=True)
-            began = time.monotonic()
-            run_stage(folder, stage)
-            _finish(folder, stage.name)
-            print(f"    {time.monotonic() - began:.0f} s", flush=True)
-    _report(folder)
+    run_stages(args.folder, stages(min(4, os.cpu_count() or 1)))
+    _report(args.folder)
     print(f"{time.monotonic() - start:.0f} s in all")
 
 
-def _pending(folder: Path, name: str) -> bool:
-    return not (folder / "done" / name.replace(" ", "_")).exists()
+def run_stages(folder: Path, steps: list[Stage]) -> None:
+    """Run what is not done yet, and print what one would type for it.
 
+    Args:
+        folder: of the demo, as seen from where the user stands.
+        steps: all of them.
 
-def _finish(folder: Path, name: str) -> None:
-    (folder / "done" / name.replace(" ", "_")).touch()
-
-
-def _write_studies(folder: Path) -> None:
-    """Training studies with contrasts missing at random, and test studies with all of them."""
-    from amae_nnunet.phantom.dataset import AVAILABILITY, write_studies
-
-    for name in ("studies", "labels"):
-        if (folder / name).is_dir():
-            shutil.rmtree(folder / name)
-    (folder / "template.json").write_text(json.dumps(TEMPLATE, indent=1), encoding="utf-8")
-    availability = {name: AVAILABILITY[name] for name in CONTRASTS}
-    write_studies(folder / "studies/train", NUM_TRAIN, 0, CONTRASTS, availability=availability)
-    complete = dict.fromkeys(CONTRASTS, 1.0)
-    cases = write_studies(
-        folder / "studies/test", NUM_TEST, 1, CONTRASTS, availability=complete, prefix="test"
-    )
-    (folder / "labels").mkdir()
-    for case in cases:
-        (case / "seg.nii.gz").replace(folder / "labels" / f"{case.name}.nii.gz")
-
-
-def run_stage(folder: Path, stage: Stage) -> None:
-    """Run a command in a fresh process, with its output in a log file."""
-    environment = dict(os.environ)
-    for name in ("raw", "preprocessed", "results"):
-        (folder / name).mkdir(exist_ok=True)
-        environment[f"nnUNet_{name}"] = str(folder / name)
-    # On few cores nnU-Net is fastest without workers (its planner wants at least one).
-    environment["nnUNet_n_proc_DA"] = "1" if "plan" in stage.name else "0"
-    environment["nnUNet_def_n_proc"] = "1"
-    environment["OMP_WAIT_POLICY"] = "PASSIVE"
-    words = shlex.split(stage.command)
-    program = shutil.which(words[0], path=str(Path(sys.executable).parent)) or words[0]
-    log = folder / "logs" / f"{stage.name.replace(' ', '_')}.log"
-    log.parent.mkdir(exist_ok=True)
-    with log.open("w", encoding="utf-8") as output:
-        result = subprocess.run(
-            [program, *words[1:]],
-            cwd=folder,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if result.returncode:
-        last = (log.read_text(encoding="utf-8").strip().splitlines() or ["nothing was printed"])[-1]
-        raise AMAEError(f"{words[0]} ended with code {result.returncode}: {last} (all in {log})")
+    Raises:
+        AMAEError: one failed.
+    """
+    done = folder / "done"
+    done.mkdir(parents=True, exist_ok=True)
+    if all((done / stage.file_name).exists() for stage in steps):
+        return
+    template = json.dumps(TEMPLATE)
+    (folder / "template.json").write_text(template + "\n", encoding="utf-8")
+    print("# all steps take about ten minutes on two idle cores (11 minutes of CPU time)")
+    print(*preamble(folder), f"echo {shlex.quote(template)} > template.json", sep="\n")
+    for number, stage in enumerate(steps, 1):
+        if (done / stage.file_name).exists():
+            continue
+        print(f"\n# [{number}/{len(steps)}] {stage.name}\n{stage.command}", flush=True)
+        began = time.monotonic()
+        run_stage(folder.resolve(), stage)
+        (done / stage.file_name).touch()
+        print(f"# {time.monotonic() - began:.0f} s", flush=True)
 
 
 def _report(folder: Path) -> None:
-    """Print the tables of the evaluation, and draw a case of it."""
+    """Print the tables of the evaluation, draw a case of it, and say where to look."""
+    _draw(folder)
+    printed = (folder / "logs" / "evaluate.log").read_text(encoding="utf-8")
+    print(f"\n{printed[printed.index('mean Dice') : printed.index('report: ')]}", end="")
+    print(f"report: {folder / 'evaluation' / 'report.html'}")
+    results = folder / "results" / f"Dataset{DATASET}_Demo"
+    reconstructions = sorted(results.glob("AMAEPretraining__*/fold_all/*.png"))
+    for picture in (folder / "demo.png", *reconstructions):
+        print(f"picture: {picture}")
+    print("after so short a training, false positives are to be expected")
+
+
+def _draw(folder: Path) -> None:
+    """``demo.png``: the first test case, and what is predicted from less and less of it."""
     import nibabel
     import numpy as np
 
@@ -178,18 +150,19 @@ def _report(folder: Path) -> None:
         image = nibabel.as_closest_canonical(nibabel.load(path))
         return np.asarray(image.dataobj, dtype=np.float32).T[:, ::-1]
 
-    label = min((folder / "labels").iterdir())
+    label = min((folder / "raw" / f"Dataset{DATASET}_Demo" / "labelsTs").iterdir())
     case = label.name.removesuffix(".nii.gz")
+    with (folder / "evaluation" / "cases.csv").open(encoding="utf-8", newline="") as file:
+        dice = {row["given"]: row["dice"] for row in csv.DictReader(file) if row["case"] == case}
+    titles = {
+        given: f"predicted from\n{given.replace('+', ', ')}\nDice {float(dice[given]):.3f}"
+        for given in GIVEN
+    }
     predictions = folder / "evaluation" / "predictions" / "AMAETrainer"
     save_segmentations(
         folder / "demo.png",
         {name: load(folder / "studies/test" / case / f"{name}.nii.gz") for name in CONTRASTS},
         load(label),
-        {given: load(predictions / given / label.name) for given in GIVEN},
+        {titles[given]: load(predictions / given / label.name) for given in GIVEN},
+        heading=f"test case {case}",
     )
-    printed = (folder / "logs" / "evaluate.log").read_text(encoding="utf-8")
-    print(f"\n{printed[printed.index('mean Dice') :]}")
-    results = folder / "results" / f"Dataset{DATASET}_Demo"
-    reconstructions = sorted(results.glob("AMAEPretraining__*/fold_all/*.png"))
-    for picture in (folder / "demo.png", *reconstructions):
-        print(f"picture: {picture}")

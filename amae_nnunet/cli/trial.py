@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from amae_nnunet.cli.check import Check
-from amae_nnunet.cli.demo import Stage, run_stage
+from amae_nnunet.cli.stage import Stage, run_stage
 from amae_nnunet.errors import AMAEError
 
 DATASET = "998"
@@ -39,7 +39,8 @@ def stages(device: str) -> list[Stage]:
         Stage("convert", f"amae-nnunet-convert -t t.json -i studies -d {DATASET} -n Trial -np 1"),
         Stage(
             "plan and preprocess",
-            f"nnUNetv2_plan_and_preprocess -d {DATASET} -c 3d_fullres -npfp 1 -np 1",
+            f"nnUNet_n_proc_DA=1 nnUNetv2_plan_and_preprocess -d {DATASET} -c 3d_fullres "
+            "-npfp 1 -np 1",
         ),
         Stage("configure", f"amae-nnunet-configure {model} {_TINY}"),
         Stage("pre-train", f"amae-nnunet-pretrain {model} {tail}"),

@@ -127,6 +127,11 @@ class Comparison:
     p_holm: float
     effect: float
 
+    @property
+    def is_small(self) -> bool:
+        """Whether so few pairs differ that no p below 0.05 is possible: the least is 2 / 2^n."""
+        return 0 < self.n - self.ties <= 5
+
 
 def compare(
     metric: str,

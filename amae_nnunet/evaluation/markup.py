@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from amae_nnunet.evaluation.compare import Comparison
 from amae_nnunet.evaluation.intervals import Interval
 from amae_nnunet.evaluation.metrics import UNITS
 
@@ -29,15 +30,17 @@ def named(metric: str) -> str:
 
 
 def number(value: float, metric: str = FIRST) -> str:
-    """A value of a metric; a dash where it is undefined."""
+    """A value of a metric; a dash where it is undefined. Zero has no sign."""
     if math.isnan(value):
         return "–"
-    return (f"{value:.1f}" if metric in UNITS else f"{value:.3f}").replace("-", "−")
+    digits = 1 if metric in UNITS else 3
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def signed(value: float, metric: str = FIRST) -> str:
-    """A difference of two values."""
-    return ("+" if value > 0 else "") + number(value, metric)
+    """A difference of two values; zero has no sign."""
+    shown = number(value, metric)
+    return f"+{shown}" if value > 0 and shown.strip("0.") else shown
 
 
 def between(interval: Interval | None, metric: str) -> str:
@@ -51,6 +54,13 @@ def between(interval: Interval | None, metric: str) -> str:
 def p_value(value: float) -> str:
     """A p-value to three digits."""
     return "–" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def tested(comparison: Comparison) -> tuple[str, str, str]:
+    """p, corrected p and effect; dashes for one pair, which can say nothing of them."""
+    if comparison.n < 2:
+        return ("–",) * 3
+    return p_value(comparison.p), p_value(comparison.p_holm), signed(comparison.effect)
 
 
 def text(content: str) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 LABEL_COLOUR = "#ffb000"
 PREDICTION_COLOUR = "#00d0ff"
 _MOST = 6  # pictures in one row; more are in two, contrasts above
-_WIDTH, _TITLE, _DPI = 2.4, 0.25, 110  # inches a picture and a line of text, dots an inch
+_WIDTH, _LINE, _DPI = 2.4, 0.2, 110  # inches a picture and a line of text, dots an inch
 
 
 def save_segmentations(
@@ -21,6 +21,7 @@ def save_segmentations(
     label: NDArray[Any],
     predictions: Mapping[str, NDArray[Any]],
     aspect: float = 1.0,
+    heading: str = "",
 ) -> None:
     """Write a picture of the slice with the largest label, or prediction where there is no label.
 
@@ -28,8 +29,9 @@ def save_segmentations(
         target: PNG file, written through a temporary name, or a stream.
         images: one (Z, Y, X) a contrast; those that are all zero are left out.
         label: (Z, Y, X), outlined on every image.
-        predictions: one (Z, Y, X) a name, drawn with the label on the first image.
+        predictions: one (Z, Y, X) a title, drawn with the label on the first image.
         aspect: height of a pixel over its width.
+        heading: of the picture, to which the number of the slice is added.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -40,8 +42,8 @@ def save_segmentations(
     both = len(shown) + len(predictions)
     rows, columns = (1, both) if both <= _MOST else (2, max(len(shown), len(predictions)))
     height, width = label[z][box].shape
-    tile = aspect * height / width * _WIDTH + _TITLE
-    size = (_WIDTH * columns, rows * tile + _TITLE)
+    lines = 3 + rows + max((title.count("\n") for title in predictions), default=0)
+    size = (_WIDTH * columns, rows * aspect * height / width * _WIDTH + lines * _LINE)
     figure = Figure(figsize=size, layout="constrained", facecolor="black")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -56,14 +58,31 @@ def save_segmentations(
         _draw(ax, name, first[box], aspect)
         _outline(ax, label[z][box], LABEL_COLOUR)
         _outline(ax, prediction[z][box], PREDICTION_COLOUR)
-    said = "orange: label   blue: prediction of what is named above"
-    figure.suptitle(said, fontsize=9, color="w")
+    said = f"slice {z + 1} of {len(label)}"
+    figure.suptitle(f"{heading}, {said}" if heading else said, fontsize=10, color="w")
+    _name_colours(figure)
     if not isinstance(target, Path):
         figure.savefig(target, dpi=_DPI, format="png")
         return
     temporary = target.with_suffix(".tmp.png")
     figure.savefig(temporary, dpi=_DPI)
     temporary.replace(target)
+
+
+def _name_colours(figure: Any) -> None:
+    """A legend in one line below the pictures."""
+    from matplotlib.lines import Line2D
+
+    colours = {"label": LABEL_COLOUR, "prediction": PREDICTION_COLOUR}
+    figure.legend(
+        [Line2D([], [], color=colour) for colour in colours.values()],
+        colours,
+        loc="outside lower center",
+        ncols=len(colours),
+        fontsize=9,
+        labelcolor="w",
+        frameon=False,
+    )
 
 
 def _slice(label: NDArray[Any], predictions: Mapping[str, NDArray[Any]]) -> int:

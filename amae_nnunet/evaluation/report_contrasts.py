@@ -97,11 +97,10 @@ def worth(summary: Summary) -> str:
         for model in summary.scores.predictors
     }
     shown = [(model, bars) for model, bars in panels.items() if bars]
+    some = any(interval for _, bars in shown for _, interval in bars.values())
+    caption = f"Shapley value{' with its 95 % interval' * some}; in brackets the number of cases"
     drawn = [
-        (
-            interval_bars(dict(shown[start : start + _PANELS]), "Dice"),
-            "Shapley value with its 95 % interval; in brackets the number of cases",
-        )
+        (interval_bars(dict(shown[start : start + _PANELS]), "Dice"), caption)
         for start in range(0, len(shown), _PANELS)
     ]
     groups = list(dict.fromkeys(worth.had for worth in summary.worths))

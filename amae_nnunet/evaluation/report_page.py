@@ -26,11 +26,15 @@ from amae_nnunet.evaluation.metrics import METRICS
 from amae_nnunet.evaluation.report_contrasts import by_given, by_had, worth
 from amae_nnunet.evaluation.report_methods import by_method
 from amae_nnunet.evaluation.report_pairs import against_each_other, withheld
-from amae_nnunet.evaluation.subsets import subset_name
+from amae_nnunet.evaluation.subsets import Condition, subset_name
 from amae_nnunet.evaluation.summary import Summary
 from amae_nnunet.evaluation.worst import Worst
 
 _TEMPLATE = Path(__file__).with_name("report.html.in")
+_INTERVALS = (
+    "<dt>intervals</dt><dd>95 %, bootstrap over cases (bias-corrected and accelerated, 9,999 "
+    "resamples, fixed seed). They say nothing about what another training run would give.</dd>"
+)
 
 
 def render(summary: Summary, worst: Sequence[Worst]) -> str:
@@ -50,6 +54,7 @@ def render(summary: Summary, worst: Sequence[Worst]) -> str:
         "WORTH": section("What each contrast is worth", worth(summary)),
         "ALARMS": section("Where a label is empty", _alarms(summary)),
         "WORST": section("The lowest Dice of each model", _worst(summary, worst)),
+        "INTERVALS": _INTERVALS if any(mean.interval for mean in summary.means) else "",
         "TOLERANCE": f"{summary.tolerance:g}",
     }
     template = _TEMPLATE.read_text(encoding="utf-8")
@@ -106,11 +111,16 @@ def _means(summary: Summary) -> str:
             ]
             for (model, label), found in rows.items()
         ]
-        count = len(summary.scores.common_cases(condition))
         heads = ["model", "label", "n", *map(named, METRICS)]
-        caption = f"{condition.name}: means of {count} cases with 95 % intervals; n has a Dice"
-        tables.append(table(caption, heads, cells))
+        tables.append(table(_caption(summary, condition), heads, cells))
     return "".join(tables)
+
+
+def _caption(summary: Summary, condition: Condition) -> str:
+    count = len(summary.scores.common_cases(condition))
+    shown = any(mean.interval for mean in summary.means if mean.condition == condition.name)
+    cases = "values of 1 case" if count == 1 else f"means of {count} cases"
+    return f"{condition.name}: {cases}{' with 95 % intervals' * shown}; n has a Dice"
 
 
 def _mean_cell(mean: Mean, best: bool) -> str:
@@ -122,14 +132,15 @@ def _mean_cell(mean: Mean, best: bool) -> str:
 def _best(
     rows: Mapping[tuple[str, str], Mapping[str, Mean]],
 ) -> dict[tuple[str, str], set[tuple[str, str]]]:
-    """(metric, label) -> the rows that have the best mean of it, none if there is one model."""
+    """(metric, label) -> the rows that show the best mean of it, none if there is one model."""
     found = {}
     for metric, more_is_better in METRICS.items():
         for label in {label for _, label in rows}:
             means = {key: row[metric].mean for key, row in rows.items() if key[1] == label}
             means = {key: value for key, value in means.items() if not math.isnan(value)}
             top = (max if more_is_better else min)(means.values(), default=math.nan)
-            chosen = {key for key, value in means.items() if value == top}
+            shown = number(top, metric)
+            chosen = {key for key, value in means.items() if number(value, metric) == shown}
             found[metric, label] = chosen if len(means) > 1 else set()
     return found
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from amae_nnunet.evaluation.compare import ALL_LABELS
-from amae_nnunet.evaluation.markup import p_value
+from amae_nnunet.evaluation.markup import number, p_value, signed, tested
 from amae_nnunet.evaluation.summary import Summary
 
 
@@ -33,8 +33,8 @@ def tables(summary: Summary) -> str:
 def _of_models(summary: Summary) -> list[list[str]]:
     """All pairs of models, and each with and without what is withheld."""
     pairs = [
-        [f"{c.condition}: {c.second} minus {c.first}", str(c.n), f"{c.difference:+.3f}",
-         p_value(c.p), p_value(c.p_holm), f"{c.effect:+.2f}"]
+        [f"{c.condition}: {c.second} minus {c.first}", str(c.n), _typed(signed(c.difference)),
+         *map(_typed, tested(c))]
         for c in (*summary.comparisons, *summary.withheld) if c.metric == "dice" and c.n
     ]  # fmt: skip
     return [["Dice", "pairs", "difference", "p", "p (Holm)", "effect"], *pairs]
@@ -47,8 +47,8 @@ def _of_methods(summary: Summary, label: str) -> list[list[list[str]]]:
         for m in summary.methods if m.metric == "dice" and m.label == label
     ]  # fmt: skip
     pairs = [
-        [f"{c.condition}: {c.second} minus {c.first}", f"{c.difference:+.3f}", p_value(c.p),
-         p_value(c.p_holm)]
+        [f"{c.condition}: {c.second} minus {c.first}", _typed(signed(c.difference)),
+         _typed(p_value(c.p)), _typed(p_value(c.p_holm))]
         for c in summary.method_comparisons if c.metric == "dice" and c.label == label
     ]  # fmt: skip
     return [
@@ -58,7 +58,12 @@ def _of_methods(summary: Summary, label: str) -> list[list[list[str]]]:
 
 
 def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
+    return _typed(number(value))
+
+
+def _typed(shown: str) -> str:
+    """A number of the page with the signs that a keyboard has."""
+    return shown.replace("−", "-").replace("–", "-")
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

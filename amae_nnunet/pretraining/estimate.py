@@ -6,12 +6,15 @@ Not in the paper.
 from __future__ import annotations
 
 import math
+import os
 import resource
+import statistics
 import sys
 import time
 from dataclasses import dataclass
 
 import torch
+from tqdm import tqdm
 
 from amae_nnunet.pretraining.batches import Batches
 from amae_nnunet.pretraining.data import crop_loader
@@ -20,7 +23,7 @@ from amae_nnunet.pretraining.run import Run
 from amae_nnunet.pretraining.skill import SKILL_STEPS
 from amae_nnunet.pretraining.step import train_step
 
-WARM_UP, TIMED = 2, 8  # steps before the clock, and on it
+WARM_UP, TIMED = 2, 8  # steps before the clock, and on it without and with the skill; at most
 _SPARE = 1.001  # headers of the files
 
 
@@ -36,6 +39,7 @@ class Estimate:
         total_seconds: of the whole run.
         memory_bytes: at the peak; of the device on CUDA, else of this process.
         disk_bytes: at the peak, in the results folder.
+        load: processes that wanted a core in the minute before, for each core (1: all busy).
     """
 
     contrasts: float
@@ -45,19 +49,24 @@ class Estimate:
     total_seconds: float
     memory_bytes: int
     disk_bytes: int
+    load: float
 
     def __str__(self) -> str:
+        busy = f"\nthe machine is busy: the times are too long, perhaps {self.load:.1f} times"
         return (
             f"{self.contrasts:.1f} contrasts a study, {self.step_seconds:.3g} s a step\n"
             f"time: {_duration(self.epoch_seconds)} an epoch, "
             f"{_duration(self.total_seconds)} in all\n"
             f"memory: {self.memory_bytes / 1e9:.2f} GB, disk: {self.disk_bytes / 1e9:.3g} GB"
+            f"{busy if self.load > 1 else ''}"
         )
 
 
 @in_one_line("run it again")
 def estimate(run: Run, batches: Batches, num_workers: int) -> Estimate:
     """Train some steps and foretell the rest; the run is of no use afterwards.
+
+    It never trains more steps than the run has.
 
     Args:
         run: new.
@@ -67,33 +76,46 @@ def estimate(run: Run, batches: Batches, num_workers: int) -> Estimate:
     Raises:
         AMAEError: one of them died.
     """
-    device = run.device
-    passes = batches.own(0, WARM_UP + 2 * TIMED)
-    loader = crop_loader(batches.crops, passes, num_workers, device.type == "cuda")
+    device, load = run.device, os.getloadavg()[0] / (os.cpu_count() or 1)
+    warm_up, plain, slow = shares(run.steps)
+    total = warm_up + plain + slow
+    loader = crop_loader(batches.crops, batches.own(0, total), num_workers, device.type == "cuda")
+    steps = zip(*[iter(loader)] * batches.own_passes, strict=True)
     seconds: dict[bool, list[float]] = {False: [], True: []}
     contrasts = []
     start = time.perf_counter()
-    for number, batch in enumerate(zip(*[iter(loader)] * batches.own_passes, strict=True)):
-        measured = number >= WARM_UP + TIMED
+    hidden = run.ranks.rank > 0 or None  # None: where stderr is no terminal
+    for number, batch in enumerate(tqdm(steps, "estimate", total, unit="step", disable=hidden)):
+        measured = number >= warm_up + plain
         run.iteration = 0 if measured else SKILL_STEPS
         train_step(run, batch)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if number >= WARM_UP:
+        if number >= warm_up:
             seconds[measured].append(time.perf_counter() - start)
             contrasts += [count for _, present, _ in batch for count in present.sum(1).tolist()]
         start = time.perf_counter()
-    step, slow = (sum(seconds[key]) / TIMED for key in (False, True))
-    epoch = run.iterations * step + min(run.iterations, SKILL_STEPS) * max(0.0, slow - step)
+    with_skill = statistics.fmean(seconds[True])
+    step = statistics.fmean(seconds[False] or seconds[True])
+    skill = max(0.0, with_skill - step)
+    epoch = run.iterations * step + min(run.iterations, SKILL_STEPS) * skill
     return Estimate(
-        sum(contrasts) / len(contrasts),
+        statistics.fmean(contrasts),
         step,
-        max(0.0, slow - step),
+        skill,
         epoch,
         epoch * run.config.num_epochs,
         _peak_memory(device),
         disk_bytes(run),
+        load,
     )
+
+
+def shares(steps: int) -> tuple[int, int, int]:
+    """How many steps warm up, are timed without the skill, and with it; of a run of so many."""
+    warm_up = min(WARM_UP, max(0, steps - 2))
+    plain = min(TIMED, (steps - warm_up) // 2)
+    return warm_up, plain, min(TIMED, steps - warm_up - plain)
 
 
 def disk_bytes(run: Run) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from evaluation.tables import game_scores, row
 
-from amae_nnunet.evaluation import intervals
+from amae_nnunet.evaluation import intervals, markup
 from amae_nnunet.evaluation.charts import box_plot
 from amae_nnunet.evaluation.metrics import METRICS
 from amae_nnunet.evaluation.pictures import save_segmentations
@@ -195,3 +195,50 @@ def test_long_names_of_trainers_do_not_run_into_each_other():
     words = re.findall(r">([A-Za-z]+)</t", svg)
     assert name in "".join(words)
     assert max(map(len, words)) <= 14
+
+
+def test_one_case_has_no_test_and_no_interval(tmp_path):
+    scores = game_scores(
+        {"a": {"one": lambda s: 0.3, "other": lambda s: 0.5}}, HAD, ("one", "other")
+    )
+    summary = summarise(scores, Wanted((Condition(), DROP), "all"))
+    text = page(summary, tmp_path)
+    assert "as each case is: values of 1 case; n has a Dice" in text
+    assert not re.search(r">.?1\.000<", text)
+    assert not re.search(r"interval|bootstrap", text)
+    printed = r"one: as each case is minus without T2 +1 +0\.000  -         -       -"
+    assert re.search(printed, tables(summary))
+
+
+@pytest.mark.parametrize(("cases", "said"), [(2, True), (5, True), (6, False)])
+def test_a_table_says_where_no_p_can_be_low(tmp_path, cases, said):
+    games = {
+        f"case_{i}": {
+            "one": lambda s, i=i: 0.1 * i,
+            "other": lambda s, i=i: 0.1 * i + 0.01 * i + 0.1,
+        }
+        for i in range(cases)
+    }
+    summary = summarise(game_scores(games, HAD, ("one", "other")))
+    assert min(c.p for c in summary.comparisons if c.metric == "dice") == 2 / 2**cases
+    text = page(summary, tmp_path)
+    assert ("no p below 0.05" in text) == said
+    assert f"means of {cases} cases with 95 % intervals" in text
+
+
+def test_zero_has_no_sign():
+    number, signed = markup.number, markup.signed
+    assert number(-0.0004) == signed(-0.0004) == signed(0.0004) == "0.000"
+    assert number(-0.04, "hd95") == "0.0"
+    assert (signed(0.0005001), signed(-0.02), signed(-0.06, "hd95")) == ("+0.001", "−0.020", "−0.1")
+    assert number(math.nan) == signed(math.nan) == "–"
+
+
+def test_means_that_look_the_same_are_all_bold(tmp_path):
+    games = {
+        case: {"one": lambda s: 0.6301, "other": lambda s: 0.6304, "third": lambda s: 0.62}
+        for case in ("a", "b")
+    }
+    text = page(summarise(game_scores(games, HAD, ("one", "other", "third"))), tmp_path)
+    assert text.count("<b>0.630</b>") == 2
+    assert "<b>0.620</b>" not in text

@@ -1,7 +1,11 @@
 """The estimate against what a run then does."""
 
+import dataclasses
+import io
 import json
+import os
 import re
+import sys
 
 import pytest
 import torch
@@ -9,7 +13,7 @@ from conftest import DATASET, TINY
 
 from amae_nnunet.cli import configure, pretrain
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
-from amae_nnunet.pretraining.estimate import TIMED, WARM_UP, disk_bytes, estimate
+from amae_nnunet.pretraining.estimate import TIMED, WARM_UP, disk_bytes, estimate, shares
 from amae_nnunet.pretraining.loop import Options, prepare
 
 WORDS = [*TINY, "embed_dim=48", "pretraining.num_epochs=3", "pretraining.iterations_per_epoch=20"]
@@ -47,6 +51,45 @@ def test_times_add_up(measured):
     assert result.epoch_seconds == pytest.approx(epoch)
     assert result.total_seconds == pytest.approx(3 * epoch)
     assert result.memory_bytes > 1e8
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 9, 17, 18, 19, 1000])
+def test_no_more_steps_are_run_than_the_run_has(steps):
+    warm_up, plain, slow = shares(steps)
+    assert warm_up + plain + slow == min(steps, WARM_UP + 2 * TIMED)
+    assert slow >= 1
+    assert plain >= min(1, steps - 1)
+
+
+def test_a_short_run_is_estimated_from_its_own_steps(nnunet, dataset):
+    words = [*TINY, "embed_dim=48", "pretraining.num_epochs=1"]
+    for steps in (1, 2):
+        named = ["--name", f"short_{steps}", f"pretraining.iterations_per_epoch={steps}"]
+        assert configure.main(["950", "3d_fullres", *words, *named]) == 0
+        run, _, batches = prepare(
+            PreprocessedDataset.open("950", f"short_{steps}", "AMAEPlans"), Options()
+        )
+        result = estimate(run, batches, 0)
+        assert run.record.studies == steps * run.config.batch_size
+        assert result.total_seconds > 0
+
+
+def test_a_busy_machine_is_named(measured, monkeypatch):
+    run, batches, result = measured
+    assert "busy" not in str(dataclasses.replace(result, load=0.9))
+    assert "perhaps 3.5 times" in str(dataclasses.replace(result, load=3.5))
+    monkeypatch.setattr(os, "getloadavg", lambda: (6.0, 0.0, 0.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert estimate(run, batches, 0).load == 1.5
+
+
+def test_a_bar_of_its_steps_is_shown_on_a_terminal(measured, monkeypatch):
+    run, batches, _ = measured
+    shown = io.StringIO()
+    shown.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", shown)
+    estimate(run, batches, 0)
+    assert "18/18" in shown.getvalue()
 
 
 def test_disk_is_what_the_files_then_take(nnunet, measured):
