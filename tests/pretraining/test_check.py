@@ -1,6 +1,7 @@
 """Swapped images are found by a model that was really trained, and right ones are left alone."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from amae_nnunet.networks.checkpoint import load_mae, read_checkpoint
 from amae_nnunet.networks.mae import AdaptiveMAE
 from amae_nnunet.networks.masking import Slots, random_masking
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
-from amae_nnunet.pretraining.check import check_study, errors_under, renamings
+from amae_nnunet.pretraining import check
+from amae_nnunet.pretraining.check import Outcome, check_study, errors_under, renamings
 from amae_nnunet.pretraining.show import find_studies
+from amae_nnunet.pretraining.studies import Study
 
 pytestmark = pytest.mark.slow  # processes, or real work for half a minute
 
@@ -57,6 +60,30 @@ def test_one_image_under_a_name_that_the_study_has_not_got_is_found(model, cases
     study = next(study for study in cases if len(study.contrasts) == 2)
     wrong = dataclasses.replace(study, contrasts=(0, 2))
     assert check_study(model, wrong, 0.7).names == {"T2": "TRACE"}
+
+
+@pytest.mark.parametrize(
+    ("draws", "names"),
+    [
+        (
+            [[(0.3, 0.1), (0.3, 0.1)], [(0.2, 0.2), (0.2, 0.1)], []],
+            {"ADC": "TRACE", "TRACE": "ADC"},
+        ),
+        ([[(0.3, 0.3), (0.3, 0.1)], [(0.2, 0.2), (0.2, 0.1)], []], {"ADC": "T2"}),
+        ([[(0.3, 0.1), (0.3, 0.1)], [(0.9, 0.9), (-0.1, 0.1)], []], {"ADC": "T2"}),  # not in all
+        ([[(0.01, 0.5), (0.01, 0.5)], [], [(0.02, 0.1), (0.03, 0.1)]], {"TRACE": "T2"}),  # little
+    ],
+)
+def test_of_several_renamings_the_one_that_saves_most_in_the_study_is_named(
+    monkeypatch, draws, names
+):
+    model = AdaptiveMAE(make_config(contrasts=CONTRASTS))
+    study = Study("Dataset950_Small", "a", Path(), (0, 1), (0, 1))
+    found = [[Outcome(*draw) for draw in row] for row in draws]
+    monkeypatch.setattr(check, "outcomes", lambda *_: found)
+    assert renamings([0, 1], 3) == [{0: 1, 1: 0}, {0: 2}, {1: 2}]
+    found[:2] = found[1::-1]
+    assert check_study(model, study, 0.7).names == names
 
 
 def test_all_single_renamings_and_swaps_are_tried():
