@@ -266,8 +266,7 @@ def test_train_num_gpus(refused):
 
 def test_train_2d(refused):
     assert refused["2d"] == (
-        "amae_nnunet.errors.ConfigError: this is a 2d configuration: the method is 3-D, use "
-        "3d_fullres or 3d_lowres"
+        "error: this is a 2d configuration: the method is 3-D, use 3d_fullres or 3d_lowres"
     )
 
 
