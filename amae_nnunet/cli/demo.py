@@ -136,7 +136,7 @@ def _report(folder: Path) -> None:
     reconstructions = sorted(results.glob("AMAEPretraining__*/fold_all/*.png"))
     for picture in (folder / "demo.png", *reconstructions):
         print(f"picture: {picture}")
-    print("after so short a training, false positives are to be expected")
+    print("after so short a training, misses and false positives are to be expected")
 
 
 def _draw(folder: Path) -> None:

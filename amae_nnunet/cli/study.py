@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from amae_nnunet.errors import AMAEError, ConfigError
+from amae_nnunet.errors import AMAEError, ConfigError, InputError
 from amae_nnunet.evaluation.cases import (
     Labels,
     collect_cases,
@@ -148,8 +148,11 @@ class Study:
         dataset_json = find_dataset_json([args.djfile] if args.djfile else places)
         label_files = find_labels(labels, dataset_json["file_ending"])
         self.judges = self._judges() if args.crossval else {}
+        unlabelled = sorted(set(self.judges) - set(label_files))
         if self.judges:
             label_files = {name: label_files[name] for name in self.judges if name in label_files}
+        if not label_files:
+            raise InputError(f"{labels} has no label of {unlabelled[0]}, nor of any judged case")
         self.labels = Labels.of(dataset_json, next(iter(label_files.values())))
         record = find_record(images) if images else find_record(labels)
         if self.trained:
@@ -166,7 +169,8 @@ class Study:
             name: {self.contrasts[n]: case.files[n] for n in sorted(case.files)}
             for name, case in self.inputs.items()
         }
-        self.failed = {name: why for name, why in refused.items() if name in label_files}
+        self.failed = dict.fromkeys(unlabelled, "it is judged by a fold and has no label")
+        self.failed |= {name: why for name, why in refused.items() if name in label_files}
         label_files = {name: file for name, file in label_files.items() if name not in refused}
         self.cases, failed = collect_cases(label_files, image_files, record, self.labels)
         self.failed.update(failed)

@@ -46,7 +46,7 @@ def find_studies(
             places[f"{folder.name}/{case}"] = folder
             channels[f"{folder.name}/{case}"] = found
     studies = []
-    for place in _places(places, names or [dataset.name]):
+    for place in dict.fromkeys(_places(places, names or [dataset.name])):
         has = channels.get(place) or _channels(dataset, place.partition("/")[2])
         known = {contrast: channel for contrast, channel in has.items() if contrast in contrasts}
         if not known:
@@ -70,7 +70,7 @@ def _places(places: Iterable[str], names: Sequence[str]) -> Iterator[str]:
                 f"{name} is no preprocessed case or data set: amae-nnunet-pretrain --unlabeled "
                 "(--estimate) preprocesses unlabelled ones"
             )
-        if len(found) > len(whole or found[:1]):
+        if len(found) > 1 and not whole:
             raise InputError(
                 f"case {name}: {len(found)} preprocessed cases have this name; write it as "
                 f"{found[0]}, say"

@@ -203,12 +203,13 @@ def _check_identity(saved: SavedState, run: Run) -> None:
                 f"{path} was trained with {key} {before}, the plans now say {value}: "
                 "undo the change, or delete the folder to start anew"
             )
-    images = theirs.get("images", run.images)  # states of old do not tell
-    for name in [name for name, count in run.images.items() if images[name] != count]:
-        log.warning(
-            "warning: %d studies had %s when this run began, and %d have now: the run goes on with "
-            "what is there, and is not the one that it would have been",
-            images[name],
-            name,
-            run.images[name],
-        )
+    for name, count in run.images.items():
+        before = theirs.get("images", {}).get(name, count)  # states of old do not tell
+        if before != count:
+            log.warning(
+                "warning: %d studies had %s when this run began, and %d have now: the run goes on "
+                "with what is there, and is not the one that it would have been",
+                before,
+                name,
+                count,
+            )

@@ -105,6 +105,6 @@ def test_the_end_says_where_everything_is_from_where_the_user_stands(tmp_path, m
     assert Path(found["report"]).is_file()
     assert Path(found["picture"]).is_file()
     assert "mean Dice 1" in printed
-    assert "false positives are to be expected" in printed
+    assert "misses and false positives are to be expected" in printed
     with Image.open(found["picture"]) as picture:
         assert picture.width > 500

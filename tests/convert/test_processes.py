@@ -189,6 +189,7 @@ def test_a_full_disk_stops_the_run_and_leaves_nothing_half(
 
 
 SCRIPT = """
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -200,6 +201,7 @@ from amae_nnunet.convert.target import Target
 from amae_nnunet.convert.template import load_template
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
     root = Path(sys.argv[1])
     template = load_template(str(root / "tiny.json"))
     acts = {case: "slow" for case in "abcd"}

@@ -338,6 +338,21 @@ def test_a_cross_validation_that_cannot_be_is_refused(folds, place, nnunet, tmp_
     assert "no fold is trained in all models" in error("-chk", "checkpoint_best.pth")
 
 
+def test_a_judged_case_without_a_label_is_told(folds, nnunet, tmp_path, capsys):
+    path = nnunet / "preprocessed" / DATASET / "splits_final.json"
+    splits = json.loads(path.read_text())
+    splits[0]["val"].append("nobody")
+    path.write_text(json.dumps(splits))
+    assert run(*WORDS, "-o", tmp_path / "out", "-f", 0) == 4
+    (failure,) = results(tmp_path / "out")["failures"]
+    assert failure["case"] == "nobody"
+    assert failure["reason"] == "it is judged by a fold and has no label"
+    splits[0]["val"] = ["nobody"]
+    path.write_text(json.dumps(splits))
+    assert run(*WORDS, "-o", tmp_path / "none", "-f", 0) == 3
+    assert "has no label of nobody, nor of any judged case" in capsys.readouterr().err
+
+
 def test_a_cross_validation_of_several_models_takes_the_folds_that_all_have(folds, stock, tmp_path):
     words = ["-tr", "AMAETrainer", "nnUNetTrainer", "-o", tmp_path]  # of the stock model: fold 0
     assert run(*WORDS, *words) == 0
