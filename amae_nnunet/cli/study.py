@@ -23,6 +23,7 @@ from amae_nnunet.evaluation.cases import (
     find_record,
 )
 from amae_nnunet.evaluation.crossval import judging_folds
+from amae_nnunet.evaluation.kept import KeptScores
 from amae_nnunet.evaluation.scores import Failure, Prediction, Row, score_case
 from amae_nnunet.evaluation.subsets import Subset, parse_wanted, subset_name
 from amae_nnunet.plans.block import channel_contrasts, required_contrasts
@@ -31,7 +32,7 @@ from amae_nnunet.prediction.folder import beside, model_folder, trained_folds
 from amae_nnunet.prediction.inputs import InputCase, find_cases
 from amae_nnunet.prediction.model import TrainedModel
 from amae_nnunet.prediction.withheld import predict_withheld
-from amae_nnunet.workers import ahead, reason, workers
+from amae_nnunet.workers import Job, ahead, reason, workers
 
 _NAME = re.compile(r"\w[\w .+-]*")
 
@@ -292,23 +293,30 @@ class Study:
     def score(
         self, predictions: Mapping[str, Sequence[Prediction]]
     ) -> tuple[list[Row], list[Failure]]:
-        """Score all predictions; what cannot be read is a failure."""
+        """Score what is not scored yet of the predictions; what cannot be read is a failure."""
         rows: list[Row] = []
         failures: list[Failure] = []
-        jobs = [
-            (case, score_case, (case, predictions[case.name], self.labels, self.args.tolerance))
-            for case in self.cases
-        ]
+        kept = KeptScores(self.args.output / "scores.jsonl", self.labels, self.args.tolerance)
+        jobs: list[Job] = []
+        for case in self.cases:
+            known, left = kept.split(case, [Prediction.of_nothing(case), *predictions[case.name]])
+            rows += known
+            if left:
+                what = (case, left, self.labels, self.args.tolerance)
+                jobs.append(((case, left), score_case, what))
         processes = self.args.processes
         with (
             workers(processes) as schedule,
-            tqdm(total=len(jobs), desc="score", unit="case", disable=self._silent(1)) as bar,
+            tqdm(
+                total=len(jobs), desc="score", unit="case", disable=self._silent(len(jobs))
+            ) as bar,
         ):
-            for case, future in ahead(schedule, jobs, 4 * processes):
+            for (case, left), future in ahead(schedule, jobs, 4 * processes):
                 try:
                     found, failed = future.result()
                 except Exception as error:
                     found, failed = [], [Failure(case.name, "", (), reason(error))]
+                kept.add(case, left, found)
                 rows += found
                 failures += failed
                 bar.update()

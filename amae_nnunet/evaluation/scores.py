@@ -33,6 +33,11 @@ class Prediction:
     given: Subset
     path: Path
 
+    @classmethod
+    def of_nothing(cls, case: Case) -> Prediction:
+        """The empty prediction, on the grid of the label."""
+        return cls(NOTHING, (), case.label)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -59,7 +64,7 @@ class Failure:
 def score_case(
     case: Case, predictions: Sequence[Prediction], labels: Labels, tolerance: float
 ) -> tuple[list[Row], list[Failure]]:
-    """Score the predictions for one case, the empty one among them.
+    """Score predictions for one case.
 
     A file that cannot be read or does not fit the label is a failure, not an error.
     """
@@ -67,7 +72,7 @@ def score_case(
         drawn, spacing = read_labels(case.label, labels)
     except (AMAEError, OSError, RuntimeError) as error:
         return [], [Failure(case.name, NOTHING, (), f"its label: {_one_line(error)}")]
-    rows = list(_rows(case, NOTHING, (), drawn, np.zeros_like(drawn), spacing, labels, tolerance))
+    rows: list[Row] = []
     failures = []
     for prediction in predictions:
         model, given = prediction.model, prediction.given
@@ -77,6 +82,8 @@ def score_case(
         except (AMAEError, OSError, RuntimeError) as error:
             failures.append(Failure(case.name, model, given, _one_line(error)))
             continue
+        if model == NOTHING:
+            predicted = np.zeros_like(drawn)
         rows += _rows(case, model, given, drawn, predicted, spacing, labels, tolerance)
     return rows, failures
 

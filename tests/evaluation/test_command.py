@@ -210,12 +210,18 @@ def test_the_page_is_whole_loads_nothing_and_names_no_place(evaluated, tmp_path_
         "How the numbers are made",
     ]  # fmt: skip
     assert page.pictures >= 6
-    for file in ("report.html", "results.json", "cases.csv", "predictions/AMAETrainer/model.json"):
+    for file in (
+        "report.html",
+        "results.json",
+        "cases.csv",
+        "scores.jsonl",
+        "predictions/AMAETrainer/model.json",
+    ):
         assert str(tmp_path_factory.getbasetemp()) not in (evaluated / file).read_text()
 
 
-def test_a_second_run_predicts_nothing_and_writes_the_same(evaluated, place, labels):
-    files = sorted(evaluated.rglob("*.nii.gz"))
+def test_a_second_run_predicts_and_scores_nothing_and_writes_the_same(evaluated, place, labels):
+    files = [*sorted(evaluated.rglob("*.nii.gz")), evaluated / "scores.jsonl"]
     times = [path.stat().st_mtime_ns for path in files]
     pages = [(evaluated / name).read_bytes() for name in ("report.html", "results.json")]
     words = ["-m", place.model, f"perfect={labels}", "-i", place.inputs, "-gt", labels, "-f", 0]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
+from schemas import check
 
 from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.errors import ConfigError, InputError
@@ -20,6 +21,7 @@ from amae_nnunet.evaluation.cases import (
     find_record,
 )
 from amae_nnunet.evaluation.compare import ALL_LABELS, means
+from amae_nnunet.evaluation.kept import KeptScores
 from amae_nnunet.evaluation.scores import Prediction, Scores, score_case, write_csv
 from amae_nnunet.evaluation.shapley import worths
 from amae_nnunet.evaluation.subsets import Condition, powerset, subset_name
@@ -62,8 +64,10 @@ def score_folder(folders, dataset_json):
     labels = Labels.of(dataset_json, next(iter(files.values())))
     rows = []
     for name, file in files.items():
-        predictions = [Prediction("M", (), folders / "predicted" / f"{name}.nii.gz")]
-        found, failures = score_case(Case(name, file), predictions, labels, 2.0)
+        case = Case(name, file)
+        predicted = Prediction("M", (), folders / "predicted" / f"{name}.nii.gz")
+        predictions = [Prediction.of_nothing(case), predicted]
+        found, failures = score_case(case, predictions, labels, 2.0)
         assert failures == []
         rows += found
     return Scores(rows, ["M"], [], list(labels.values))
@@ -117,7 +121,8 @@ def test_what_cannot_be_scored_is_told_and_stops_nothing(folders, tmp_path):
         "voxels of 4 x 1.25 x 3 mm": write(tmp_path / "wide.nii.gz", voxels, (3, 1.25, 4)),
     }
     predictions = [Prediction(f"M{n}", ("ADC",), file) for n, file in enumerate(files.values())]
-    rows, failures = score_case(case, [*predictions, Prediction("M", ("ADC",), good)], labels, 2.0)
+    others = [Prediction.of_nothing(case), Prediction("M", ("ADC",), good)]
+    rows, failures = score_case(case, [*predictions, *others], labels, 2.0)
     assert {(row.model, row.label) for row in rows} == {
         (model, label) for model in ("", "M") for label in ("infarct", "bleed")
     }
@@ -128,6 +133,57 @@ def test_what_cannot_be_scored_is_told_and_stops_nothing(folders, tmp_path):
     assert lost == []
     assert [(f.case, f.model) for f in failures] == [("x", "")]
     assert "its label: cut.nii.gz is damaged" in failures[0].reason
+
+
+def test_scores_are_kept_while_what_they_follow_from_stays(folders):
+    files = find_labels(folders / "labels", ".nii.gz")
+    labels = Labels.of(DATASET, files["case_0"])
+    path = folders / "out" / "scores.jsonl"
+    predicted = {name: folders / "predicted" / f"{name}.nii.gz" for name in files}
+    cases = {name: Case(name, file, ("ADC",)) for name, file in files.items()}
+    wanted = {
+        name: [
+            Prediction.of_nothing(case),
+            Prediction("M", ("ADC",), predicted[name]),
+            Prediction("N", ("ADC",), folders / "none.nii.gz"),
+        ]
+        for name, case in cases.items()
+    }
+    kept = KeptScores(path, labels, 2.0)
+    rows = {}
+    for name, case in cases.items():
+        assert kept.split(case, wanted[name]) == ([], wanted[name])
+        rows[name], failures = score_case(case, wanted[name], labels, 2.0)
+        assert len(failures) == 1
+        kept.add(case, wanted[name], rows[name])
+    for line in path.read_text().splitlines():
+        check("scores", json.loads(line))
+
+    def left(tolerance=2.0, labels=labels):
+        kept = KeptScores(path, labels, tolerance)
+        found = {name: kept.split(case, wanted[name]) for name, case in cases.items()}
+        for name, (known, _) in found.items():
+            same = [row for row in rows[name] if (row.model, row.given) in models(known)]
+            assert repr(known) == repr(same)  # NaN and all
+        return {name: [one.model for one in left] for name, (_, left) in found.items()}
+
+    def models(known):
+        return {(row.model, row.given) for row in known}
+
+    failed = {name: ["N"] for name in cases}
+    assert left() == failed  # what failed is tried again
+    with path.open("a") as file:
+        file.write('{"key": "ab')  # killed here
+    assert left() == failed
+    case = cases["case_2"]
+    KeptScores(path, labels, 2.0).add(case, wanted["case_2"], rows["case_2"])
+    assert left() == failed  # the next line is whole
+    assert left(tolerance=1.0) == {name: ["", "M", "N"] for name in cases}
+    assert left(labels=Labels.of(REGIONS, files["case_0"])) == left(tolerance=1.0)
+    write(predicted["case_1"], np.ones(SHAPE, np.uint8))
+    assert left() == {**failed, "case_1": ["M", "N"]}
+    write(files["case_3"], np.ones(SHAPE, np.uint8))
+    assert left() == {**failed, "case_1": ["M", "N"], "case_3": ["", "M", "N"]}
 
 
 def test_the_table_holds_every_number_and_leaves_empty_what_is_undefined(folders):
@@ -154,12 +210,13 @@ def test_a_model_that_sees_nothing_but_one_contrast_gives_it_all_the_worth(tmp_p
     for name in ("a", "b", "c", "d"):
         adc = rng.random(SHAPE)
         file = write(tmp_path / "labels" / f"{name}.nii.gz", (adc < 0.2).astype(np.uint8))
-        predictions = []
+        case = Case(name, file, had)
+        predictions = [Prediction.of_nothing(case)]
         for given in powerset(had):
             seen = adc < 0.3 if "ADC" in given else np.zeros(SHAPE, bool)
             path = tmp_path / subset_name(given) / f"{name}.nii.gz"
             predictions.append(Prediction("M", given, write(path, seen.astype(np.uint8))))
-        rows += score_case(Case(name, file, had), predictions, labels, 2.0)[0]
+        rows += score_case(case, predictions, labels, 2.0)[0]
     scores = Scores(rows, ["M"], ["M"], list(labels.values))
     for metric in ("dice", "sensitivity", "precision", "hd95", "volume_error", "lesion_f1"):
         found = {w.contrast: w for w in worths(scores, [metric], had, ()) if w.had is None}
