@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
@@ -62,6 +63,8 @@ def reason(error: BaseException) -> str:
     """In one line, why a job failed."""
     if isinstance(error, ProcessExpired):
         return "its process died, perhaps out of memory: run again with fewer processes"
+    if isinstance(error, BrokenProcessPool):
+        return "the processes end before they do anything: run again with none but this one, 0"
     if isinstance(error, AMAEError):
         return str(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,6 +1,8 @@
 """Jobs in processes of their own."""
 
 import os
+import subprocess
+import sys
 import time
 from concurrent.futures import TimeoutError as OutOfTime
 
@@ -23,3 +25,18 @@ def test_a_job_that_hangs_or_dies_costs_itself_only():
         assert good.result(timeout=120) == (3, 1)
     assert reason(late.value).startswith("TimeoutError")
     assert reason(dead.value).startswith("its process died, perhaps out of memory")
+
+
+@pytest.mark.slow  # two processes start anew
+def test_processes_that_cannot_start_end_the_wait(tmp_path):
+    script = (
+        "from concurrent.futures import as_completed\n"
+        "from amae_nnunet.workers import reason, workers\n"
+        "with workers(2, 100) as schedule:\n"
+        "    jobs = [schedule(abs, (-3,)) for _ in range(5)]\n"
+        "    print({reason(job.exception()) for job in as_completed(jobs, 100)})\n"
+    )  # has no file that a process could start from
+    done = subprocess.run(
+        [sys.executable], input=script, capture_output=True, text=True, timeout=200, cwd=tmp_path
+    )
+    assert "{'the processes end before they do anything" in done.stdout, done.stderr

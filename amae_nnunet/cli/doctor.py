@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from amae_nnunet._startup import VARIABLE, ext_trainer_folder
 from amae_nnunet.cli.check import Check
 from amae_nnunet.cli.command import new_parser, run
+from amae_nnunet.cli.stage import FOLDERS
 from amae_nnunet.errors import InputError, exit_codes
 
 PROG = "amae-nnunet-doctor"
@@ -27,7 +28,6 @@ BOUNDS: dict[str, tuple[tuple[int, ...], tuple[int, ...] | None]] = {
     "torch": ((2, 6), None),
     "nnunetv2": ((2, 8), (3,)),
 }
-FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 TRAINER = "AMAETrainer"
 
 # Console scripts do not search the working directory for modules, "python -c" does.

@@ -63,10 +63,9 @@ def _headline(cases: Mapping[str, Any]) -> str:
         f'<div class="{kind}"><dt>{name}</dt><dd>{number:,}</dd></div>'
         for name, number, kind in shown
     ]
-    splits = ", ".join(f"{escape(split)} {count:,}" for split, count in cases["splits"].items())
-    return f'<dl class="headline">{"".join(tiles)}</dl>' + f"<p>Splits: {splits}.</p>" * bool(
-        splits
-    )
+    counts = [f"{escape(split)} {count:,}" for split, count in cases["splits"].items()]
+    splits = f"<p>Splits: {', '.join(counts)}.</p>" if len(counts) > 1 else ""
+    return f'<dl class="headline">{"".join(tiles)}</dl>{splits}'
 
 
 def _problems(codes: Iterable[Mapping[str, Any]]) -> str:
