@@ -154,7 +154,7 @@ def _check(
 ) -> None:
     from tqdm import tqdm
 
-    from amae_nnunet.pretraining.check import DRAWS, MARGIN, check_study
+    from amae_nnunet.pretraining.check import MARGIN, check_study
 
     found = []
     with tqdm(studies, "check", unit="case") as bar:
@@ -163,9 +163,10 @@ def _check(
             if finding is not None:
                 found.append(finding)
                 bar.write(str(finding))
+    found.sort(key=lambda finding: -finding.gain)
     content = {"checked": len(studies), "found": [finding.to_json() for finding in found]}
     write_whole(path, json.dumps(content, indent=1) + "\n")
     print(
-        f"{len(found)} of {len(studies)} cases have images that fit another name better, in all of "
-        f"{DRAWS} draws and by {MARGIN:.0%} or more ({path}): look at them before you rename"
+        f"{len(found)} of {len(studies)} cases have images that fit another name better, by "
+        f"{MARGIN:.0%} or more and by more than chance ({path}): look at them before you rename"
     )

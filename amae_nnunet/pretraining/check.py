@@ -6,10 +6,10 @@ the two change places. Everything else stays: the other images, the patches, the
 *gain* of a renaming is the share of the error of the renamed images that it saves, each image's
 error divided by its variance.
 
-A renaming is listed if it gains in every one of ``DRAWS`` draws of patch and masks, and ``MARGIN``
-or more on average; of several for one study, the one that *saves* most of the error of all images
-together, so that a swap is not beaten by a name that is better for one image alone. Not in the
-paper.
+A renaming is listed if it gains ``MARGIN`` or more in the mean over ``DRAWS`` draws of patch and
+masks, and that mean is ``CERTAIN`` of its standard errors above zero; of several for one study, the
+one that *saves* most of the error of all images together, so that a swap is not beaten by a name
+that is better for one image alone. Not in the paper.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from amae_nnunet.pretraining.rebuild import run_model
 from amae_nnunet.pretraining.studies import Study
 
 DRAWS = 8
-MARGIN = 0.02
+MARGIN = 0.01
+CERTAIN = 3.0
 
 #: Row of the model that an image is declared as -> row under which it is rebuilt.
 Renaming = dict[int, int]
@@ -150,10 +151,11 @@ def check_study(
     trials = renamings(sorted(study.contrasts), len(contrasts))
     found: list[tuple[float, Finding]] = []
     for trial, draws in zip(trials, outcomes(model, study, trials, mask_ratio, seed), strict=True):
-        if not draws or min(draw.gain for draw in draws) <= 0:
+        if len(draws) < 2:
             continue
         gain, saved = np.mean(draws, axis=0).tolist()
-        if gain >= MARGIN:
+        error = np.std([draw.gain for draw in draws], ddof=1).item() / len(draws) ** 0.5
+        if gain >= MARGIN and gain > CERTAIN * error:
             names = {contrasts[old]: contrasts[new] for old, new in trial.items()}
             found.append((saved, Finding(study.name, names, gain)))
     return max(found, key=lambda item: item[0])[1] if found else None
