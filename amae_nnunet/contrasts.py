@@ -231,6 +231,35 @@ class ContrastRecord:
             raise InputError(f"{path} is not a contrast record ({e!r}): convert again") from e
 
     @classmethod
+    def beside(cls, images: Path) -> ContrastRecord | None:
+        """The record of a folder of images, in it or beside it, None if there is none.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        for folder in (images, images.parent):
+            if (folder / FILE_NAME).is_file():
+                return cls.read(folder)
+        return None
+
+    def check_order(self, cases: Collection[str], contrasts: Sequence[str], images: Path) -> None:
+        """Raise unless the channels of these cases are what a model takes them for.
+
+        Args:
+            cases: of a folder of images; the record says nothing of others than its own.
+            contrasts: of the model, in channel order.
+            images: the folder.
+
+        Raises:
+            InputError: one of them is in the record, which is of other contrasts or another order.
+        """
+        if self.contrasts != tuple(contrasts) and not self.cases.keys().isdisjoint(cases):
+            raise InputError(
+                f"{images} was converted for {', '.join(self.contrasts)} but the model knows "
+                f"{', '.join(contrasts)}: convert again with amae-nnunet-convert --for_model"
+            )
+
+    @classmethod
     def _from_json(cls, content: dict[str, Any]) -> ContrastRecord:
         if content["schema"] != SCHEMA:
             raise InputError(

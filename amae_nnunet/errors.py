@@ -5,7 +5,7 @@ Every message names what was found, where (case or file), and what to do next, i
 
 EXIT_CODES = {
     0: "done",
-    1: "unexpected error (a traceback is shown)",
+    1: "an error that has no code of its own, as a full disk; an unexpected one has a traceback",
     2: "wrong arguments or configuration",
     3: "nothing usable in the input",
     4: "some cases failed; the rest is done and the failures are listed",

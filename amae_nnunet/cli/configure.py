@@ -45,7 +45,11 @@ def main(argv: list[str] | None = None) -> int:
         help="fine-tune from this pre-trained file, a folder that amae-nnunet-show --export wrote, "
         "or a model of the Hugging Face hub (ORG/NAME)",
     )
-    parser.add_argument("-p", dest="plans", help="plans to start from (default nnUNetPlans)")
+    parser.add_argument(
+        "-p",
+        dest="plans",
+        help="plans to start from (default: those of -o if they are there, else nnUNetPlans)",
+    )
     parser.add_argument(
         "-o",
         dest="output",

@@ -29,8 +29,8 @@ done is skipped.
 
 examples:
   amae-nnunet-convert -i raw -t Infarct --dry_run         look first: a table, and series.tsv
-  amae-nnunet-convert -i raw -t Infarct -d 501 --series series.tsv     what the edited file says
-  amae-nnunet-convert -i raw -t LGG -d 501                             or all at once
+  amae-nnunet-convert -i raw -t Infarct -d 501 --series series.tsv --labels labels     as edited
+  amae-nnunet-convert -i raw -t LGG -d 501                or all at once (DICOM: with --labels)
   amae-nnunet-convert -i raw_test -t LGG -d 501 --split test
   amae-nnunet-convert -i new_patients --for_model MODEL_FOLDER -o inputs
   amae-nnunet-convert -i inputs --native predictions -o on_the_scanners_grid

@@ -14,8 +14,8 @@ model folders it predicts each case as it is and, with --drop and --subsets, fro
 what is predicted already is kept in OUT/predictions. Without -f a model takes all trained folds.
 Models that are given the same name are trainings of one method, and methods are compared.
 
-It writes report.html, results.json (the same numbers) and cases.csv (a row a case, model, subset
-and label).
+It writes report.html, results.json (the same numbers), cases.csv (a row a case, model, subset and
+label) and scores.jsonl (what is scored, for the next run).
 
 examples:
   amae-nnunet-evaluate -d 501 -c 3d_fullres -tr AMAETrainer nnUNetTrainer -o evaluation --drop T2

@@ -65,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--estimate",
         action="store_true",
-        help="run some steps, print memory, time and disk of the whole run, and write nothing",
+        help="run some steps, and print memory, time and disk of the whole run; nothing is written "
+        "but the preprocessed unlabelled studies",
     )
     parser.add_argument(
         "--add_contrast",

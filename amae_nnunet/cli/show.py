@@ -81,6 +81,8 @@ def _body(args: argparse.Namespace) -> None:
 
     if not re.fullmatch(r"[\w.-]*", args.licence):
         raise ConfigError("--license: give an identifier such as cc-by-4.0")
+    if not 0 <= args.seed < 2**31:
+        raise ConfigError(f"--seed {args.seed}: give a number from 0 to {2**31 - 1}")
     if args.card or args.export:
         _share(args, find_checkpoint(args.checkpoint))
         return

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.errors import AMAEError, ConfigError, InputError
 from amae_nnunet.evaluation.cases import (
     Labels,
     collect_cases,
     find_dataset_json,
     find_labels,
-    find_record,
 )
 from amae_nnunet.evaluation.crossval import judging_folds
 from amae_nnunet.evaluation.kept import KeptScores
@@ -155,7 +155,7 @@ class Study:
         if not label_files:
             raise InputError(f"{labels} has no label of {unlabelled[0]}, nor of any judged case")
         self.labels = Labels.of(dataset_json, next(iter(label_files.values())))
-        record = find_record(images) if images else find_record(labels)
+        record = ContrastRecord.beside(images or labels)
         if self.trained:
             self.contrasts = common_contrasts(self.trained)
             required: tuple[str, ...] = required_contrasts(self.trained[0].dataset_json())

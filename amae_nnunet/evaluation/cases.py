@@ -10,7 +10,7 @@ from typing import Any
 
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
-from amae_nnunet.contrasts import FILE_NAME, ContrastRecord
+from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.errors import AMAEError, ConfigError, InputError
 from amae_nnunet.evaluation.subsets import Subset
 from amae_nnunet.intact import check_complete
@@ -94,14 +94,6 @@ def find_dataset_json(places: Sequence[Path]) -> dict[str, Any]:
                 raise InputError(f"{path} is not nnU-Net's dataset.json ({error!r})") from None
             return content
     raise ConfigError("no dataset.json lies beside models, labels or images: give one with -djfile")
-
-
-def find_record(images: Path) -> ContrastRecord | None:
-    """The contrast record of a folder of images, in it or beside it."""
-    for folder in (images, images.parent):
-        if (folder / FILE_NAME).is_file():
-            return ContrastRecord.read(folder)
-    return None
 
 
 def present_contrasts(

@@ -1,8 +1,8 @@
 """The scores that an earlier run has computed, so that running again goes on where it stopped.
 
 Each prediction has a line in ``OUT/scores.jsonl``, under a hash of all that its scores follow from:
-its file and that of the label (size, time), what their voxels mean, and the version of this
-package. The file may be deleted at any time. Not in the paper.
+its file and that of the label (size, time), what their voxels mean, and the version of the metrics.
+The file may be deleted at any time. Not in the paper.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from amae_nnunet import __version__
 from amae_nnunet.evaluation.cases import Case, Labels
+from amae_nnunet.evaluation.metrics import VERSION
 from amae_nnunet.evaluation.scores import NOTHING, Prediction, Row
 from amae_nnunet.evaluation.subsets import Subset
 
@@ -30,9 +30,10 @@ class KeptScores:
 
     def __init__(self, path: Path, labels: Labels, tolerance: float) -> None:
         self.path = path
-        self.meaning = [__version__, list(labels.values.items()), labels.ignore, tolerance]
+        self.meaning = [VERSION, list(labels.values.items()), labels.ignore, tolerance]
         self.lines: dict[str, dict[str, dict[str, float | None]]] = {}
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        self.keys: dict[tuple[str, Prediction], str] = {}
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         for line in text.split("\n"):
             try:
                 entry = json.loads(line)
@@ -46,7 +47,11 @@ class KeptScores:
         self, case: Case, predictions: Sequence[Prediction]
     ) -> tuple[list[Row], list[Prediction]]:
         """The rows of the predictions that have been scored, and the predictions that have not."""
-        found = {one: self.lines.get(self._key(case, one), {}) for one in predictions}
+        for one in predictions:  # before they are read: a file may be changed meanwhile
+            self.keys[case.name, one] = self._key(case, one)
+        found = {one: self.lines.get(self.keys[case.name, one], {}) for one in predictions}
+        if not all(found[one] for one in predictions if one.model == NOTHING):
+            return [], list(predictions)  # the others need it
         rows = [
             Row(case.name, one.model, case.had, one.given, label, _defined(values))
             for one, scores in found.items()
@@ -55,14 +60,15 @@ class KeptScores:
         return rows, [prediction for prediction in predictions if not found[prediction]]
 
     def add(self, case: Case, predictions: Sequence[Prediction], rows: Iterable[Row]) -> None:
-        """Keep the rows of some predictions; what has none is tried again next time."""
+        """Keep the rows of predictions that ``split`` left; what has none is tried again."""
         scores: dict[tuple[str, Subset], dict[str, dict[str, float | None]]] = {}
         for row in rows:
             values = {name: None if math.isnan(x) else x for name, x in row.values.items()}
             scores.setdefault((row.model, row.given), {})[row.label] = values
         for one in predictions:
             if found := scores.get((one.model, one.given)):
-                self._append(json.dumps({"key": self._key(case, one), "scores": found}) + "\n")
+                line = {"key": self.keys[case.name, one], "scores": found}
+                self._append(json.dumps(line) + "\n")
 
     def _append(self, text: str) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

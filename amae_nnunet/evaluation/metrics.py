@@ -47,6 +47,8 @@ METRICS = {
     "hd95": False,
     "volume_error": False,
 }
+#: Raised whenever the same masks give other numbers.
+VERSION = 1
 #: Units of the metrics that have one.
 UNITS = {"hd95": "mm", "volume_error": "mL"}
 

@@ -155,7 +155,7 @@ class Scores:
         labels: Sequence[str],
     ) -> None:
         self.predictors = tuple(predictors)
-        every = sorted(rows, key=lambda row: (row.case, -len(row.given)))
+        every = sorted(rows, key=lambda row: (row.case, -len(row.given), row.given))
         self.models, self.labels = tuple(models), tuple(labels)
         self.rows = [row for model in models for row in every if row.model == model]
         self.had = {row.case: row.had for row in every}

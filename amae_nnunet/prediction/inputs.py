@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from amae_nnunet.contrasts import FILE_NAME, ContrastRecord
+from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.errors import InputError
 from amae_nnunet.intact import check_complete
 
@@ -84,13 +84,6 @@ def find_cases(
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give the one with CASE_0000{ending}")
-    if (folder / FILE_NAME).exists():
-        found = ContrastRecord.read(folder).contrasts
-        if found != tuple(contrasts):
-            raise InputError(
-                f"{folder} was converted for {', '.join(found)} but the model knows "
-                f"{', '.join(contrasts)}: convert again with amae-nnunet-convert --for_model"
-            )
     pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}")
     cases: dict[str, InputCase] = {}
     ignored = []
@@ -113,6 +106,8 @@ def find_cases(
             f"{folder} holds no file CASE_0000{ending}: convert it first: "
             f"amae-nnunet-convert {shlex.join(words)}"
         )
+    if record := ContrastRecord.beside(folder):
+        record.check_order(cases, contrasts, folder)
     return [cases[name] for name in sorted(cases)]
 
 

@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.errors import ContrastError
 
 
@@ -37,6 +38,7 @@ def check_channel_files(folder: Path, contrasts: Sequence[str], endings: Sequenc
 
     Raises:
         ContrastError: the first case with a file missing or one too many, and how many there are.
+        InputError: the files are those of other contrasts, or in another order.
     """
     wanted = {f"{number:04d}": name for number, name in enumerate(contrasts)}
     found: dict[str, set[str]] = {}
@@ -45,6 +47,8 @@ def check_channel_files(folder: Path, contrasts: Sequence[str], endings: Sequenc
         case, _, number = file.name.removesuffix(ending or file.name).rpartition("_")
         if case and len(number) == 4 and number.isdecimal():
             found.setdefault(case, set()).add(number)
+    if record := ContrastRecord.beside(folder):
+        record.check_order(found, contrasts, folder)
     wrong = [case for case, numbers in found.items() if numbers != wanted.keys()]
     if not wrong:
         return

@@ -18,7 +18,6 @@ from amae_nnunet.evaluation.cases import (
     collect_cases,
     find_dataset_json,
     find_labels,
-    find_record,
 )
 from amae_nnunet.evaluation.compare import ALL_LABELS, means
 from amae_nnunet.evaluation.kept import KeptScores
@@ -175,15 +174,20 @@ def test_scores_are_kept_while_what_they_follow_from_stays(folders):
     with path.open("a") as file:
         file.write('{"key": "ab')  # killed here
     assert left() == failed
-    case = cases["case_2"]
-    KeptScores(path, labels, 2.0).add(case, wanted["case_2"], rows["case_2"])
+    again = KeptScores(path, labels, 2.0)
+    again.split(cases["case_2"], wanted["case_2"])
+    again.add(cases["case_2"], wanted["case_2"], rows["case_2"])
     assert left() == failed  # the next line is whole
     assert left(tolerance=1.0) == {name: ["", "M", "N"] for name in cases}
     assert left(labels=Labels.of(REGIONS, files["case_0"])) == left(tolerance=1.0)
-    write(predicted["case_1"], np.ones(SHAPE, np.uint8))
+    again.split(cases["case_1"], wanted["case_1"])
+    write(predicted["case_1"], np.ones(SHAPE, np.uint8))  # while the old one is scored
+    again.add(cases["case_1"], wanted["case_1"], rows["case_1"])
     assert left() == {**failed, "case_1": ["M", "N"]}
     write(files["case_3"], np.ones(SHAPE, np.uint8))
     assert left() == {**failed, "case_1": ["M", "N"], "case_3": ["", "M", "N"]}
+    path.write_bytes(path.read_bytes().replace(b'"key": "', b'"key": "\xff'))
+    assert left() == left(tolerance=1.0)  # a damaged file is none
 
 
 def test_the_table_holds_every_number_and_leaves_empty_what_is_undefined(folders):
@@ -256,7 +260,9 @@ def test_what_a_case_had_is_in_the_record_or_else_in_the_voxels(folders):
     record.add("case_1", (False, True), "test", "s")
     (folders / "raw" / "imagesTs").mkdir(parents=True)
     record.write(folders / "raw")
-    cases, failed = collect_cases(files, images, find_record(folders / "raw" / "imagesTs"), labels)
+    cases, failed = collect_cases(
+        files, images, ContrastRecord.beside(folders / "raw" / "imagesTs"), labels
+    )
     assert {case.name: case.had for case in cases} == {"case_0": ("ADC", "T2"), "case_1": ("T2",)}
     assert set(cases[1].images) == {"T2"}
     assert failed == {

@@ -189,8 +189,14 @@ def test_inputs_that_cannot_be_are_refused_at_once(place, tmp_path):
     record.add("a", (True, True, True), "test", "a")
     inputs = place.folder(tmp_path / "in")
     record.write(inputs)
-    with pytest.raises(InputError, match="was converted for TRACE, ADC, T2 but the model knows"):
-        find_cases(inputs, ".nii.gz", CONTRASTS)
+    name = find_cases(inputs, ".nii.gz", ("TRACE", "ADC", "T2"))[0].name
+    find_cases(inputs, ".nii.gz", CONTRASTS)  # a record of other cases
+    record.add(name, (True, True, True), "test", name)
+    for folder in (inputs, inputs.parent):  # of inputs, and of a data set's imagesTs
+        record.write(folder)
+        with pytest.raises(InputError, match="was converted for TRACE, ADC, T2 but the model"):
+            find_cases(inputs, ".nii.gz", CONTRASTS)
+        (folder / "contrasts.json").unlink()
 
 
 @pytest.mark.parametrize(("folds", "checkpoint"), [(["4"], "checkpoint_final.pth"),

@@ -1,6 +1,7 @@
 import pytest
 
-from amae_nnunet.errors import ContrastError
+from amae_nnunet.contrasts import ContrastRecord
+from amae_nnunet.errors import ContrastError, InputError
 from amae_nnunet.training.inputs import check_channel_files, folder_to_predict
 
 CONTRASTS = ("ADC", "TRACE", "T2")
@@ -13,7 +14,7 @@ def folder(tmp_path):
     for case in names:
         for number in range(3):
             (tmp_path / f"{case}_{number:04d}.nii.gz").touch()
-    for name in ("contrasts.json", "report_2024.json", "case.nii.gz", "notes_12.nii.gz"):
+    for name in ("report_2024.json", "case.nii.gz", "notes_12.nii.gz"):
         (tmp_path / name).touch()
     return tmp_path
 
@@ -24,6 +25,24 @@ def check(folder):
 
 def test_a_folder_with_one_file_a_contrast_is_right_whatever_else_it_holds(folder):
     check(folder)
+
+
+def test_channels_in_the_order_of_another_data_set_are_refused(tmp_path, folder):
+    images = folder.rename(tmp_path.parent / f"{tmp_path.name}_imagesTs")
+    data_set = images.parent / f"{tmp_path.name}_data"
+    data_set.mkdir()
+    images = images.rename(data_set / "imagesTs")
+    for contrasts, cases in ((CONTRASTS, ["case"]), (CONTRASTS[::-1], ["other"])):
+        record = ContrastRecord(contrasts)
+        for case in cases:
+            record.add(case, (True, True, True), "test", case)
+        record.write(data_set)
+        check(images)  # the right order, or a record of other cases
+    record.add("case", (True, True, True), "test", "case")
+    for place in (data_set, images):
+        record.write(place)
+        with pytest.raises(InputError, match="was converted for T2, TRACE, ADC but the model"):
+            check(images)
 
 
 def test_another_ending_counts_as_well(folder):
