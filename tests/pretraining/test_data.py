@@ -62,6 +62,7 @@ def test_slots_are_those_of_the_samples_studies(opened):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a single core
 def test_workers_give_the_same_batches(opened):
     crops = crops_of(opened)
     passes = [[0, 1], [2, 3], [4, 5]]
