@@ -4,8 +4,9 @@
 #
 #   bash scripts/test_dependencies.sh [lowest|newest|both] [FOLDER] [pytest arguments]
 #
-# LOWEST_PYTHON and NEWEST_PYTHON name other interpreters than 3.10 and 3.13. Needs uv (pip install uv), which can resolve to the lowest versions. The lowest ones are those that
-# pyproject.toml declares; what these need in turn is taken as new as it may be.
+# LOWEST_PYTHON and NEWEST_PYTHON name other interpreters than 3.10 and 3.13. Needs uv (pip install uv),
+# which can resolve to the lowest versions. The lowest ones are those that pyproject.toml declares; what
+# these need in turn is taken as new as it may be.
 set -euo pipefail
 which="${1:-both}"
 folder="$(mkdir -p "${2:-/tmp/amae_dependencies}" && cd "${2:-/tmp/amae_dependencies}" && pwd)"

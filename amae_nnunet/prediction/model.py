@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +68,10 @@ class TrainedModel:
             ConfigError: no such model or fold, or a cascade.
         """
         folds = find_folds(folder, folds, checkpoint)
-        predictor = MirrorBatchPredictor(device=device, **options)
-        predictor.initialize_from_trained_model_folder(
-            str(folder), tuple(fold if fold == "all" else int(fold) for fold in folds), checkpoint
-        )
+        numbers = tuple(fold if fold == "all" else int(fold) for fold in folds)
+        with redirect_stdout(StringIO()):  # nnU-Net tells of devices, and where it finds trainers
+            predictor = MirrorBatchPredictor(device=device, **options)
+            predictor.initialize_from_trained_model_folder(str(folder), numbers, checkpoint)
         configuration = predictor.configuration_manager
         if configuration.previous_stage_name is not None:
             raise ConfigError("this model is the second stage of a cascade: use nnUNetv2_predict")

@@ -236,8 +236,9 @@ def test_predictions_of_another_model_are_not_taken_for_this_one(
     output = shutil.copytree(evaluated, tmp_path / "out")
     words = ["-m", place.model, "-i", place.inputs, "-gt", labels, "-o", output]
     assert run(*words, "-f", 1) == 2
-    error = capsys.readouterr().err
-    assert "holds predictions of another model" in error
+    captured = capsys.readouterr()
+    assert "holds predictions of another model" in captured.err
+    assert captured.out == ""  # nnU-Net tells of its search for the trainer
     assert run(*words, "-f", 0, "-step_size", 0.7) == 2
 
 
