@@ -242,20 +242,24 @@ class ContrastRecord:
                 return cls.read(folder)
         return None
 
-    def check_order(self, cases: Collection[str], contrasts: Sequence[str], images: Path) -> None:
-        """Raise unless the channels of these cases are what a model takes them for.
+    @classmethod
+    def check_order(cls, images: Path, cases: Collection[str], contrasts: Sequence[str]) -> None:
+        """Raise unless the channels of images are what a model takes them for.
 
         Args:
-            cases: of a folder of images; the record says nothing of others than its own.
+            images: their folder.
+            cases: in it; a record beside the folder says nothing of others than its own.
             contrasts: of the model, in channel order.
-            images: the folder.
 
         Raises:
-            InputError: one of them is in the record, which is of other contrasts or another order.
+            InputError: the record is of other contrasts or another order, or cannot be read.
         """
-        if self.contrasts != tuple(contrasts) and not self.cases.keys().isdisjoint(cases):
+        record = cls.beside(images)
+        if record is None or record.contrasts == tuple(contrasts):
+            return
+        if (images / FILE_NAME).is_file() or not record.cases.keys().isdisjoint(cases):
             raise InputError(
-                f"{images} was converted for {', '.join(self.contrasts)} but the model knows "
+                f"{images} was converted for {', '.join(record.contrasts)} but the model knows "
                 f"{', '.join(contrasts)}: convert again with amae-nnunet-convert --for_model"
             )
 

@@ -106,8 +106,7 @@ def find_cases(
             f"{folder} holds no file CASE_0000{ending}: convert it first: "
             f"amae-nnunet-convert {shlex.join(words)}"
         )
-    if record := ContrastRecord.beside(folder):
-        record.check_order(cases, contrasts, folder)
+    ContrastRecord.check_order(folder, cases, contrasts)
     return [cases[name] for name in sorted(cases)]
 
 

@@ -47,8 +47,7 @@ def check_channel_files(folder: Path, contrasts: Sequence[str], endings: Sequenc
         case, _, number = file.name.removesuffix(ending or file.name).rpartition("_")
         if case and len(number) == 4 and number.isdecimal():
             found.setdefault(case, set()).add(number)
-    if record := ContrastRecord.beside(folder):
-        record.check_order(found, contrasts, folder)
+    ContrastRecord.check_order(folder, found, contrasts)
     wrong = [case for case, numbers in found.items() if numbers != wanted.keys()]
     if not wrong:
         return

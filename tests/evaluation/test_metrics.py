@@ -134,9 +134,7 @@ def test_all_that_monai_has_agrees_with_monai(seed):
     }
     found = score(label, prediction, SPACING, tolerance=1.6)
     for name, value in peers.items():
-        # Its percentile has a rank in float32, off by 1e-4 of the gap between two distances.
-        rel = 1e-4 if name == "hd95" else 1e-5
-        assert found[name] == pytest.approx(float(value), rel=rel), name
+        assert found[name] == pytest.approx(float(value), rel=1e-5), name
 
 
 @pytest.mark.parametrize("nothing", ["label", "prediction", "both"])
