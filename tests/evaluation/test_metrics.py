@@ -109,7 +109,7 @@ def test_all_metrics_are_those_of_loops_over_voxels(seed, level):
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.filterwarnings("ignore")  # what is imported is not ours
-def test_all_that_monai_has_agrees_with_monai(seed):
+def test_all_that_monai_has_agrees_with_monai(seed, monkeypatch):
     import torch
     from monai.metrics import (
         compute_dice,
@@ -117,6 +117,10 @@ def test_all_that_monai_has_agrees_with_monai(seed):
         compute_surface_dice,
         get_confusion_matrix,
     )
+
+    # MONAI ranks in float32, which some versions of torch round to 1.4e-5: the rank is not the peer.
+    quantile = torch.quantile
+    monkeypatch.setattr(torch, "quantile", lambda values, q: quantile(values.double(), q))
 
     label, prediction = blobs(seed, (12, 20, 18))
     y, y_pred = (torch.from_numpy(mask)[None, None].float() for mask in (label, prediction))
@@ -134,7 +138,7 @@ def test_all_that_monai_has_agrees_with_monai(seed):
     }
     found = score(label, prediction, SPACING, tolerance=1.6)
     for name, value in peers.items():
-        assert found[name] == pytest.approx(float(value), rel=1e-5), name
+        assert found[name] == pytest.approx(float(value), rel=1e-6), name
 
 
 @pytest.mark.parametrize("nothing", ["label", "prediction", "both"])
