@@ -26,6 +26,8 @@ from amae_nnunet.errors import CheckpointError, ConfigError, ContrastError
 from amae_nnunet.networks.mae import AdaptiveMAE
 from amae_nnunet.parse import parse_json
 
+SCHEMA = 1  # of the facts
+
 _KEY = "amae"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # of a plan's parts: it stays in its folder
 _MAX_TOKENS = 1 << 20  # of a contrast, whose positions are computed; a patch has some thousands
@@ -79,12 +81,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        CheckpointError: no such file, not a safetensors file, not one of ours, or its tensors are
-            not those of its configuration.
+        CheckpointError: no such file, not a safetensors file, not one of ours, of another schema,
+            or its tensors are not those of its configuration.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            facts = _checked(parse_json((file.metadata() or {})[_KEY]))
+            facts = _checked(path, parse_json((file.metadata() or {})[_KEY]))
             config = ModelConfig.from_json(facts["model"])
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             _check_shapes(path, config, shapes)  # before anything large is read
@@ -107,12 +109,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(config, facts, tensors)
 
 
-def _checked(facts: Any) -> dict[str, Any]:
+def _checked(path: Path, facts: Any) -> dict[str, Any]:
     """The facts, of which ours are of the types that we write.
 
     Raises:
-        TypeError: one is not.
+        CheckpointError: they are of another schema.
+        TypeError: one is not of its type.
     """
+    if isinstance(facts, dict) and facts.get("schema", SCHEMA) != SCHEMA:
+        raise CheckpointError(
+            f"checkpoint {path} has schema {facts['schema']}, this version reads {SCHEMA}: upgrade "
+            "amae-nnunet"
+        )
     seen = facts.get("seen_cases", {}) if isinstance(facts, dict) else None
     if not isinstance(seen, dict) or not isinstance(facts["model"], dict):
         raise TypeError("not an object")

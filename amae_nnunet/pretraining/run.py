@@ -19,6 +19,7 @@ from torch import nn
 from amae_nnunet import __version__
 from amae_nnunet.config import PretrainingConfig
 from amae_nnunet.errors import ConfigError
+from amae_nnunet.networks.checkpoint import SCHEMA
 from amae_nnunet.networks.mae import AdaptiveMAE
 from amae_nnunet.networks.weight_decay import decay_groups
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
@@ -140,7 +141,7 @@ def new_run(
 def checkpoint_facts(run: Run, dataset: PreprocessedDataset, fold: str) -> dict[str, Any]:
     """What the final checkpoint says of itself; names no case."""
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "plan": {
             "dataset": dataset.name,
             "plans": dataset.plans["plans_name"],

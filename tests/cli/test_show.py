@@ -202,6 +202,25 @@ def test_check_writes_what_it_found(nnunet, run, capsys):
     assert f"{len(found['found'])} of {found['checked']} cases" in capsys.readouterr().out
 
 
+def test_check_puts_the_largest_gain_first(nnunet, run, monkeypatch):
+    gains = iter([0.02, 0.3, 0.1])
+
+    def found(model, study, mask_ratio, seed):
+        gain = next(gains, None)
+        return gain and Finding(study.name, {"T2": "ADC"}, gain)
+
+    monkeypatch.setattr("amae_nnunet.pretraining.check.check_study", found)
+    assert len(cases(nnunet)) >= 3
+    listed = json.loads((run("--check") / "check.json").read_text())["found"]
+    assert [finding["gain"] for finding in listed] == [0.3, 0.1, 0.02]
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**31)])
+def test_a_seed_out_of_range_is_one_line(run, capsys, seed):
+    run("case", "--seed", seed, code=2)
+    assert "--seed" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_console_script_is_there():
     tool = Path(sys.executable).parent / "amae-nnunet-show"

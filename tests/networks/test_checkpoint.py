@@ -61,3 +61,10 @@ def test_a_bad_file_is_one_line_that_names_it(tmp_path, kind):
     with pytest.raises(CheckpointError, match=r"checkpoint_final\.safetensors") as caught:
         read_checkpoint(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_another_schema_is_refused(tmp_path):
+    path = tmp_path / "checkpoint_final.safetensors"
+    save_checkpoint(path, AdaptiveMAE(make_config()), {"schema": 2})
+    with pytest.raises(CheckpointError, match="has schema 2, this version reads 1: upgrade"):
+        read_checkpoint(path)
