@@ -40,6 +40,13 @@ def test_the_headline_counts():
     }
 
 
+@pytest.mark.parametrize("entries", [ENTRIES, ENTRIES[:2]])
+def test_the_page_names_the_splits_where_there_are_several(tmp_path, entries):
+    page = write_report(tmp_path, "x", CHANNELS, entries, []).read_text()
+    assert ("<p>Splits: test 1, train 3.</p>" in page) == (entries is ENTRIES)
+    assert ("Splits:" in page) == (entries is ENTRIES)
+
+
 def test_codes_are_counted_errors_first_and_explained():
     codes = summarise(CHANNELS, ENTRIES, FAILURES)["codes"]
     counted = [(row["code"], row["cases"], row["times"]) for row in codes]

@@ -21,7 +21,7 @@ from amae_nnunet.evaluation.cases import (
 )
 from amae_nnunet.evaluation.compare import ALL_LABELS, means
 from amae_nnunet.evaluation.kept import KeptScores
-from amae_nnunet.evaluation.scores import Prediction, Scores, score_case, write_csv
+from amae_nnunet.evaluation.scores import Prediction, Row, Scores, score_case, write_csv
 from amae_nnunet.evaluation.shapley import worths
 from amae_nnunet.evaluation.subsets import Condition, powerset, subset_name
 
@@ -204,6 +204,19 @@ def test_the_table_holds_every_number_and_leaves_empty_what_is_undefined(folders
             )
     assert rows[0]["label"] == "infarct"
     assert rows[1]["dice"] == ""
+
+
+def test_rows_go_by_model_then_case_then_subset_with_the_largest_first():
+    wanted = [
+        (model, case, given)
+        for model in ("Z", "A")  # as they were given, not by name
+        for case in ("a", "b")
+        for given in (("ADC", "T2"), ("ADC",), ("T2",))
+    ]
+    rows = [Row(case, model, ("ADC", "T2"), given, "x", {}) for model, case, given in wanted]
+    for order in (rows, rows[::-1], rows[5:] + rows[:5]):
+        found = Scores(order, ["Z", "A"], [], ["x"]).rows
+        assert [(row.model, row.case, row.given) for row in found] == wanted
 
 
 def test_a_model_that_sees_nothing_but_one_contrast_gives_it_all_the_worth(tmp_path):
