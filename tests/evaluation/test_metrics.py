@@ -118,7 +118,7 @@ def test_all_that_monai_has_agrees_with_monai(seed, monkeypatch):
         get_confusion_matrix,
     )
 
-    # MONAI ranks in float32, which some versions of torch round to 1.4e-5: the rank is not the peer.
+    # MONAI ranks in float32, which torch 2.6 rounds to 1.4e-5: the distances are the peer, not that
     quantile = torch.quantile
     monkeypatch.setattr(torch, "quantile", lambda values, q: quantile(values.double(), q))
 
