@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from convert.reports import CHANNELS, failure, ledger_entry, synthetic_entries
+from schemas import check
 
 from amae_nnunet.convert.report import summarise, write_report
 
@@ -123,6 +124,7 @@ def test_one_value_is_one_bar_in_the_middle_and_not_a_block(tmp_path, other):
 def test_the_twin_is_what_the_page_shows(tmp_path):
     page = write_report(tmp_path, "Dataset001_Tiny", CHANNELS, ENTRIES, FAILURES)
     twin = json.loads((tmp_path / "report.json").read_text())
+    check("report", twin)
     assert twin.pop("title") == "Dataset001_Tiny"
     assert twin.pop("converter")
     assert twin == summarise(CHANNELS, ENTRIES, FAILURES)
