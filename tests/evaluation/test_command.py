@@ -88,6 +88,7 @@ def test_each_subset_is_predicted_as_amae_nnunet_predict_does_from_missing_files
 ):
     made = evaluated / "predictions" / "AMAETrainer"
     assert sorted(path.name for path in made.iterdir()) == sorted([*ALL, "model.json"])
+    check("model", json.loads((made / "model.json").read_text()))
     inputs = place.folder(tmp_path / "in", **{names[0]: ("T2",), names[1]: ("ADC", "TRACE")})
     words = ["-npp", "0", "-nps", "0", "-f", "0", "-device", "cpu", "--disable_tta"]
     predict.main(["-m", str(place.model), "-i", str(inputs), "-o", str(tmp_path / "out"), *words])
