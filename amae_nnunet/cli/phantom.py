@@ -59,6 +59,12 @@ def main(argv: list[str] | None = None) -> int:
         metavar="NAME=P",
         help="probability that a case has a contrast, where it is not to be the default, as T2=1",
     )
+    parser.add_argument(
+        "--label",
+        default="infarct",
+        metavar="TISSUE",
+        help="what is labelled: infarct, deep_grey, haemorrhage, ... (default: %(default)s)",
+    )
     parser.add_argument("--sites", nargs="+", metavar="SITE", help="some of A B C D E")
     parser.add_argument(
         "--motion", type=float, metavar="P", help="probability of motion in a scan (default: 0.15)"
@@ -93,11 +99,16 @@ def _write(args: argparse.Namespace) -> None:
         motion=MOTION if args.motion is None else args.motion,
         infarct=split.infarct,
         labels=split.labels,
+        label=args.label,
         num_processes=args.num_processes,
         resume=True,
     )
     option = "" if args.split == "train" else f" --split {args.split}"
-    print(f"next: amae-nnunet-convert -i {args.folder} -t Infarct -d 501 -n Phantom{option}")
+    template = "Infarct"
+    if args.label != "infarct":
+        template = "Phantom.json"
+        print(f"name the label {args.label} in a copy of the template Infarct, Phantom.json, then")
+    print(f"next: amae-nnunet-convert -i {args.folder} -t {template} -d 501 -n Phantom{option}")
 
 
 def _probability(text: str) -> tuple[str, float]:

@@ -32,7 +32,7 @@ from amae_nnunet.lock import locked
 from amae_nnunet.phantom.anatomy import make_head
 from amae_nnunet.phantom.fields import FloatArray
 from amae_nnunet.phantom.scanner import MOTION, SITES, make_images
-from amae_nnunet.phantom.tissues import CODE, Labels
+from amae_nnunet.phantom.tissues import CODE, TISSUES, Labels
 
 #: Probability that a case has a contrast. The paper requires ADC and trace; the rest is chosen.
 AVAILABILITY: Mapping[str, float] = MappingProxyType(
@@ -59,7 +59,7 @@ class Split:
 
     Attributes:
         first_case: number of the first; parts have no number in common.
-        labels: whether the infarcts are given.
+        labels: whether the label is given.
         infarct: probability that a case has acute infarcts. The paper's labelled cases all do.
     """
 
@@ -83,7 +83,7 @@ class Study:
 
     Attributes:
         images: float32 by contrast; ADC in 1e-6 mm^2/s, the others in arbitrary units.
-        label: uint8, 1 where more than half of the voxel is acute infarct.
+        label: uint8, 1 where more than half of the voxel is of the labelled tissue.
         tissue: uint8, index into `TISSUES` of the tissue that fills most of the voxel.
         spacing: size of a voxel in mm, (z, y, x).
         site: name of the scanner among `SITES`.
@@ -109,6 +109,7 @@ class _Recipe:
     motion: float
     infarct: float
     labels: bool = True
+    label: str = "infarct"
 
     def make(self, index: int, contrasts: Sequence[str]) -> Study:
         """The case of a number, with all of ``contrasts``."""
@@ -118,7 +119,7 @@ class _Recipe:
         images = make_images(imaging, fractions, self.spacing, contrasts, SITES[site], self.motion)
         return Study(
             images=images,
-            label=(fractions[CODE["infarct"]] > 0.5).astype(np.uint8),
+            label=(fractions[CODE[self.label]] > 0.5).astype(np.uint8),
             tissue=fractions.argmax(0).astype(np.uint8),
             spacing=(float(self.spacing[0]), float(self.spacing[1]), float(self.spacing[2])),
             site=site,
@@ -140,6 +141,7 @@ def make_study(
     sites: Sequence[str] = tuple(SITES),
     motion: float = MOTION,
     infarct: float = 1.0,
+    label: str = "infarct",
 ) -> Study:
     """Make case ``index`` of ``seed`` with all of ``contrasts``.
 
@@ -152,13 +154,15 @@ def make_study(
         sites: names among `SITES`, each as likely as the others.
         motion: probability that the head moves in a scan.
         infarct: probability of acute infarcts.
+        label: the tissue of `TISSUES` that is labelled.
 
     Raises:
         ConfigError: a value that cannot work.
     """
     recipe = _Recipe(
-        seed, tuple(contrasts), tuple(shape), tuple(spacing), {}, tuple(sites), motion, infarct
-    )
+        seed, tuple(contrasts), tuple(shape), tuple(spacing), {}, tuple(sites), motion, infarct,
+        label=label,
+    )  # fmt: skip
     _check(recipe, index)
     return recipe.make(index, contrasts)
 
@@ -210,13 +214,14 @@ def write_studies(
     motion: float = MOTION,
     infarct: float = 1.0,
     labels: bool = True,
+    label: str = "infarct",
     num_processes: int = 1,
     resume: bool = False,
 ) -> list[Path]:
     """Write ``prefix_000/ADC.nii.gz``, ..., ``prefix_000/seg.nii.gz`` and so on into ``folder``.
 
     Only the contrasts that a case has are written. ``study.json`` beside them says how the case was
-    made, at which site, and the volume of its infarcts. A case appears at once and whole.
+    made, at which site, and the volume of its label. A case appears at once and whole.
 
     Args:
         folder: where to write; made if missing.
@@ -231,7 +236,8 @@ def write_studies(
         sites: names among `SITES`.
         motion: probability that the head moves in a scan.
         infarct: probability of acute infarcts.
-        labels: whether to write the infarcts.
+        labels: whether to write the label.
+        label: the tissue of `TISSUES` that is labelled.
         num_processes: how many cases to make at once.
         resume: skip the cases that are there and were made in the same way.
 
@@ -244,7 +250,7 @@ def write_studies(
     _check_request(num_cases, num_processes, prefix)
     recipe = _Recipe(
         seed, tuple(contrasts), tuple(shape), tuple(spacing), dict(availability), tuple(sites),
-        motion, infarct, labels,
+        motion, infarct, labels, label,
     )  # fmt: skip
     _check(recipe, first_case)
     available_contrasts(seed, first_case, contrasts, availability)  # or it says what is wrong
@@ -307,7 +313,7 @@ def _write_case(case: Path, number: int, recipe: _Recipe) -> None:
         "site": study.site,
         "tesla": SITES[study.site].field,
         "contrasts": list(names),
-        "infarct_ml": round(float(study.label.sum()) * float(np.prod(study.spacing)) / 1000, 3),
+        "label_ml": round(float(study.label.sum()) * float(np.prod(study.spacing)) / 1000, 3),
         "recipe": recipe.facts(),
     }
     (temporary / _FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
@@ -346,6 +352,8 @@ def _check(recipe: _Recipe, index: int) -> None:
     _check_grid(recipe.shape, recipe.spacing)
     if not recipe.sites or not set(recipe.sites) <= set(SITES):
         raise ConfigError(f"sites {list(recipe.sites)}: name at least one of {' '.join(SITES)}")
+    if recipe.label not in TISSUES:
+        raise ConfigError(f"label {recipe.label}: name one of {' '.join(TISSUES)}")
     for name in ("motion", "infarct"):
         if not 0 <= getattr(recipe, name) <= 1:
             raise ConfigError(f"{name} is {getattr(recipe, name)}: give a probability, 0 to 1")

@@ -38,6 +38,13 @@ def test_a_folder_of_it_converts_at_once(tmp_path, capsys):
         assert case["present"] == "".join("01"[flag] for flag in present) + "0000"
 
 
+def test_what_another_label_wants_is_said(tmp_path, capsys):
+    assert run(f"-o {tmp_path} --num_cases 1 {TINY} --label deep_grey") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("name the label deep_grey in a copy of the template Infarct,")
+    assert said.endswith(f" -i {tmp_path} -t Phantom.json -d 501 -n Phantom\n")
+
+
 def test_it_goes_on_where_it_stopped_and_refuses_other_settings(tmp_path, capsys):
     assert run(f"-o {tmp_path} --num_cases 1 {TINY}") == 0
     before = (tmp_path / "phantom_000" / "study.json").stat().st_mtime_ns
@@ -58,6 +65,7 @@ def test_it_goes_on_where_it_stopped_and_refuses_other_settings(tmp_path, capsys
         ("--num_cases 1 --availability T2=2", "availability of T2 is 2"),
         ("--num_cases 1 --availability T9=1", "T9"),
         ("--num_cases 1 --motion -1", "motion is -1"),
+        ("--num_cases 1 --label brain", "label brain: name one of air"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_line(tmp_path, capsys, words, message):

@@ -207,6 +207,23 @@ def test_files_hold_the_study(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(label.dataobj).transpose(2, 1, 0), study.label)
 
 
+def test_another_tissue_is_labelled_in_the_same_images(tmp_path: Path) -> None:
+    usual, other = (make_study(8, 3, **SMALL, label=name) for name in ("infarct", "deep_grey"))
+    for name, image in usual.images.items():
+        np.testing.assert_array_equal(image, other.images[name])
+    labelled = other.tissue[other.label == 1]
+    assert len(labelled) > 10
+    assert np.all(labelled == TISSUES.index("deep_grey"))
+    assert np.all((other.tissue == TISSUES.index("infarct"))[usual.label == 1])
+    (folder,) = write_studies(tmp_path, 1, 8, first_case=3, label="deep_grey", **SMALL)
+    label = nib.load(folder / "seg.nii.gz")
+    np.testing.assert_array_equal(np.asarray(label.dataobj).transpose(2, 1, 0), other.label)
+    facts = json.loads((folder / "study.json").read_text())
+    check("study", facts)
+    assert facts["recipe"]["label"] == "deep_grey"
+    assert facts["label_ml"] == pytest.approx(other.label.sum() * 9 * 9.5 * 9 / 1000)
+
+
 def test_headers_have_geometry_and_no_text(tmp_path: Path) -> None:
     (folder,) = write_studies(tmp_path, 1, **SMALL)
     for path in folder.glob("*.nii.gz"):
@@ -269,7 +286,7 @@ def test_the_record_says_how_a_case_was_made(tmp_path: Path) -> None:
     study = make_study(5, 4, **SMALL, sites=("D",))
     assert (facts["case"], facts["site"], facts["tesla"]) == (4, "D", 3.0)
     assert facts["contrasts"] == list(available_contrasts(5, 4))
-    assert facts["infarct_ml"] == pytest.approx(study.label.sum() * 9 * 9.5 * 9 / 1000)
+    assert facts["label_ml"] == pytest.approx(study.label.sum() * 9 * 9.5 * 9 / 1000)
     assert facts["recipe"]["seed"] == 5
     assert not (folder / "seg.nii.gz").exists()
 
@@ -314,6 +331,7 @@ def test_a_case_appears_whole_or_not_at_all(
         ({"sites": ("A", "Z")}, "'Z'"),
         ({"motion": 1.5}, "motion is 1.5"),
         ({"infarct": -0.1}, "infarct is -0.1"),
+        ({"label": "thalamus"}, "label thalamus: name one of air sinus"),
         ({"seed": -1}, "seed -1"),
         ({"first_case": -2}, "case -2"),
         ({"contrasts": ()}, "at least one"),
