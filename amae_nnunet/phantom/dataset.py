@@ -48,7 +48,7 @@ SIZES: Mapping[str, tuple[tuple[int, int, int], tuple[float, float, float]]] = M
     }
 )
 SHAPE, SPACING = SIZES["small"]
-VERSION = 1  # of the phantom: raised whenever the same seed gives another study
+VERSION = 2  # of the phantom: raised whenever the same seed gives another study
 _SMALLEST = 16
 _FACTS = "study.json"
 

@@ -83,6 +83,7 @@ SITES: Mapping[str, Site] = MappingProxyType(
     }
 )  # fmt: skip
 MOTION = 0.15  # probability that the head moves in a scan
+_LARGEST = np.iinfo(np.int16).max
 _MASK = 0.3  # the ADC map is 0 where the b = 0 image is below this share of the brain's mean
 #: What spoils the field around it, 1/s at 1.5 T, and how far, mm.
 _DISTURBING = {"sinus": (150.0, 4.0), "haemorrhage": (60.0, 1.5), "microbleed": (150.0, 1.5)}
@@ -183,15 +184,16 @@ class _Scan:
         seen = [moved(image * gain, shifts) if moves else image * gain for image in images]
         return [rician(rng, image, sigma) for image, sigma in zip(seen, sigmas, strict=True)]
 
-    def scale(self, rng: np.random.Generator) -> np.float32:
-        """A factor of the receiver's gain."""
-        return np.float32(rng.uniform(*self.site.scale))
+    def stored(self, rng: np.random.Generator, image: FloatArray) -> FloatArray:
+        """The image times a factor of the receiver's gain, up to the largest number of a file."""
+        image = image * np.float32(rng.uniform(*self.site.scale))
+        return np.minimum(image, np.float32(_LARGEST))
 
     def weighted(self, rng: np.random.Generator, name: str) -> FloatArray:
         """An image of one contrast."""
         sequence = self.sequence(rng, name)
         noise = self.site.noise * rng.uniform(0.8, 1.3)
-        return self.acquire(rng, [self.clean(sequence)], [noise])[0] * self.scale(rng)
+        return self.stored(rng, self.acquire(rng, [self.clean(sequence)], [noise])[0])
 
     def diffusion(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
         """ADC map and trace image; the trace averages three directions, so less noise."""
@@ -201,7 +203,7 @@ class _Scan:
         b0, weighted = self.acquire(rng, images, [noise, noise / np.sqrt(3)])
         adc = 1e6 / trace.b * np.log(np.maximum(b0, 1e-6) / np.maximum(weighted, 1e-6))
         adc = np.where(b0 > _MASK, np.clip(adc, 1, 4000), 0)
-        return adc.astype(np.float32), weighted * self.scale(rng)
+        return adc.astype(np.float32), self.stored(rng, weighted)
 
 
 def make_images(

@@ -18,6 +18,7 @@ from amae_nnunet.errors import ConfigError
 from amae_nnunet.lock import locked
 from amae_nnunet.phantom.dataset import (
     AVAILABILITY,
+    SIZES,
     SPLITS,
     Study,
     available_contrasts,
@@ -49,7 +50,6 @@ def test_a_study_is_what_it_says(studies: list[Study]) -> None:
         assert image.shape == (24, 64, 64)
         assert image.dtype == np.float32
         assert np.isfinite(image).all()
-        assert image.max() < np.iinfo(np.int16).max
     assert study.label.dtype == study.tissue.dtype == np.uint8
     assert set(np.unique(study.label)) == {0, 1}
     assert np.all(study.tissue[study.label == 1] == TISSUES.index("infarct"))
@@ -222,6 +222,20 @@ def test_another_tissue_is_labelled_in_the_same_images(tmp_path: Path) -> None:
     check("study", facts)
     assert facts["recipe"]["label"] == "deep_grey"
     assert facts["label_ml"] == pytest.approx(other.label.sum() * 9 * 9.5 * 9 / 1000)
+
+
+def test_the_brightest_voxels_are_as_bright_as_a_file_can_hold(tmp_path: Path) -> None:
+    """Fat on FLAIR at site D, in a study where it is brighter than 16 bits can say."""
+    shape, spacing = SIZES["tiny"]
+    bright = {"sites": ("D",), "infarct": 0.5, "shape": shape, "spacing": spacing}
+    image = make_study(0, 200_008, ("FLAIR",), **bright).images["FLAIR"]
+    assert np.count_nonzero(image == 32767) == 22
+    (folder,) = write_studies(
+        tmp_path, 1, 0, ("FLAIR",), first_case=200_008, labels=False, **bright,
+        availability={"FLAIR": 1.0},
+    )  # fmt: skip
+    stored = np.asarray(nib.load(folder / "FLAIR.nii.gz").dataobj)
+    assert (stored.min() >= 0, np.count_nonzero(stored == 32767)) == (True, 22)
 
 
 def test_headers_have_geometry_and_no_text(tmp_path: Path) -> None:
