@@ -36,7 +36,7 @@ def by_had(summary: Summary) -> str:
 
 def by_given(summary: Summary) -> str:
     """A heat map of all subsets that were predicted; nothing where nothing was withheld."""
-    if not summary.wanted.withholds:
+    if not summary.wanted.withholds or not summary.by_given:
         return ""
     note = (
         "<p>A case is predicted from a subset if it has all of it, so rows may be of different "
@@ -58,7 +58,7 @@ def _heat_map(contrasts: Subset, models: Sequence[str], groups: Sequence[Group])
     cells = [
         [
             *(_dot(contrast in names) for contrast in contrasts),
-            figure_cell(f"{max(group.n for group in found.values())}"),
+            figure_cell(f"{next(iter(found.values())).n}"),
             *(_heat_cell(found.get(model), low, high) for model in models),
         ]
         for names, found in rows.items()

@@ -102,6 +102,8 @@ def play(scores: Scores, model: str, case: str, metric: str, fixed: Collection[s
 class Worth:
     """The mean Shapley value of a contrast over the cases that had it, with its 95 % interval.
 
+    Only cases that every model has predicted from every subset count.
+
     Attributes:
         had: the contrasts that the cases had, of a row for one group of cases; None over all.
     """
@@ -118,19 +120,22 @@ class Worth:
 def worths(
     scores: Scores, metrics: Sequence[str], contrasts: Sequence[str], fixed: Collection[str]
 ) -> list[Worth]:
-    """Every model, metric and contrast, over all cases and by what the cases had."""
+    """Every model, metric and contrast, over the cases of all models and by what the cases had."""
+    games = {
+        (model, metric): [play(scores, model, case, metric, fixed) for case in scores.cases]
+        for model in scores.predictors
+        for metric in metrics
+    }
     found = []
-    for model in scores.predictors:
-        for metric in metrics:
-            games = [play(scores, model, case, metric, fixed) for case in scores.cases]
-            played = [game for game in games if game is not None]
-            for had in (None, *dict.fromkeys(scores.had[game.case] for game in played)):
-                group = [game for game in played if had in (None, scores.had[game.case])]
-                for contrast in contrasts:
-                    values = [game.worth[contrast] for game in group if contrast in game.players]
-                    if values:
-                        mean, interval = sum(values) / len(values), mean_interval(values)
-                        found.append(
-                            Worth(model, metric, contrast, had, len(values), mean, interval)
-                        )
+    for (model, metric), own in games.items():
+        tables = zip(*(games[other, metric] for other in scores.predictors), strict=True)
+        common = [all(game is not None for game in table) for table in tables]
+        played = [game for game, everyones in zip(own, common, strict=True) if game and everyones]
+        for had in (None, *dict.fromkeys(scores.had[game.case] for game in played)):
+            group = [game for game in played if had in (None, scores.had[game.case])]
+            for contrast in contrasts:
+                values = [game.worth[contrast] for game in group if contrast in game.players]
+                if values:
+                    mean, interval = sum(values) / len(values), mean_interval(values)
+                    found.append(Worth(model, metric, contrast, had, len(values), mean, interval))
     return found

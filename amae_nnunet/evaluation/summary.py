@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
@@ -184,11 +184,19 @@ def _plain(value: Any) -> Any:
 def _group(
     scores: Scores, model: str, had: Subset | None, given: Subset, cases: Sequence[str]
 ) -> Group:
-    found = {}
-    for metric in METRICS:
-        values = [scores.value(model, case, given, metric, scores.labels) for case in cases]
+    """Means over cases, then over labels; a label that is defined in none of them is left out."""
+
+    def mean(values: Iterable[float]) -> float:
         defined = [value for value in values if not math.isnan(value)]
-        found[metric] = sum(defined) / len(defined) if defined else math.nan
+        return sum(defined) / len(defined) if defined else math.nan
+
+    found = {
+        metric: mean(
+            mean(scores.value(model, case, given, metric, [label]) for case in cases)
+            for label in scores.labels
+        )
+        for metric in METRICS
+    }
     return Group(model, had, given, len(cases), found)
 
 
@@ -204,15 +212,18 @@ def by_had(scores: Scores) -> list[Group]:
 
 
 def by_given(scores: Scores, contrasts: Subset) -> list[Group]:
-    """Each subset that was predicted, over all cases that had it; largest first."""
+    """Each subset from which every model has predicted some cases, over these; largest first."""
     given = {row.given for row in scores.rows if row.given}
     order = sorted(given, key=lambda names: (-len(names), [contrasts.index(n) for n in names]))
     found = []
     for subset in order:
-        for model in scores.models:
-            cases = [case for case in scores.cases if scores.has(model, case, subset)]
-            if cases:
-                found.append(_group(scores, model, None, subset, cases))
+        cases = [
+            case
+            for case in scores.cases
+            if all(scores.has(model, case, subset) for model in scores.predictors)
+        ]
+        if cases:
+            found += [_group(scores, model, None, subset, cases) for model in scores.predictors]
     return found
 
 

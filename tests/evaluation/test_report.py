@@ -89,13 +89,39 @@ def test_cases_that_one_model_failed_on_are_in_no_table(two_models, tmp_path):
     rows += [row(case, NOTHING, HAD, ()) for case in two_models.cases]
     summary = summarise(
         Scores(rows, ["one", "other"], ["one", "other"], ["infarct"]),
+        Wanted((Condition(), DROP), "all"),
         failures=[Failure("case_3", "other", HAD, "its images <b>differ</b>")],
     )
     assert {m.n for m in summary.means} == {5}
+    assert {group.n for group in summary.by_given} == {5}
+    assert {worth.n for worth in summary.worths} == {5}
+    table = {(m.model, m.metric): m.mean for m in summary.means if m.condition == DROP.name}
+    for group in summary.by_given:
+        if group.given == HAD[:2]:
+            assert group.means["dice"] == pytest.approx(table[group.model, "dice"])
     text = page(summary, tmp_path)
     assert "its images &lt;b&gt;differ&lt;/b&gt;" in text
     assert "What failed" in text
     assert text.count("p says whether these trained models differ") == 1
+
+
+@pytest.mark.parametrize("wanted", [Wanted(choice="all"), Wanted((Condition(), DROP))])
+def test_where_all_predictions_failed_the_page_says_so(tmp_path, wanted):
+    scores = Scores([row("a", NOTHING, HAD, ())], ["M"], ["M"], ["infarct"])
+    text = page(summarise(scores, wanted, [Failure("a", "M", HAD, "out of memory")]), tmp_path)
+    assert "out of memory" in text
+    assert "From each subset" not in text
+
+
+def test_the_heat_maps_average_as_the_tables_do():
+    """Over cases first, then over labels: it matters where a label is undefined in a case."""
+    dice = {("a", "x"): 0.8, ("a", "y"): math.nan, ("b", "x"): 0.4, ("b", "y"): 0.6}
+    rows = [row(case, "M", HAD, HAD, label, dice=value) for (case, label), value in dice.items()]
+    rows += [row(case, NOTHING, HAD, (), label) for case, label in dice]
+    summary = summarise(Scores(rows, ["M"], ["M"], ["x", "y"]))
+    (mean,) = (m for m in summary.means if m.metric == "dice" and m.label == "mean over labels")
+    found = [group.means["dice"] for group in (*summary.by_had, *summary.by_given)]
+    assert [mean.mean, *found] == pytest.approx([0.6] * 3)
 
 
 def test_one_model_alone_is_compared_with_nobody(tmp_path):
