@@ -1,4 +1,7 @@
-"""Whether an image file is whole, which the libraries that read it do not all say."""
+"""Whether an image file is whole, which the libraries that read it do not all say.
+
+What they do say often names the folders that the file lies in, which may name a person.
+"""
 
 from __future__ import annotations
 
@@ -22,5 +25,13 @@ def check_complete(path: Path) -> None:
         if path.name.endswith((".nii", ".nii.gz")):
             check_nifti(path)
     except (OSError, EOFError, zlib.error, ValueError, ImageFileError, HeaderDataError) as error:
-        reason = " ".join(str(error.args[-1]).split())
+        reason = said(error.args[-1], path.parent)
         raise InputError(f"{path.name} is damaged ({reason}): copy it again") from None
+
+
+def said(error: object, *folders: Path) -> str:
+    """What a library says of files of some folders, in one line that does not name these."""
+    text = " ".join(str(error).split())
+    for folder in folders:
+        text = text.replace(f"{folder}/", "")
+    return text[:300]

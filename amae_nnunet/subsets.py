@@ -118,8 +118,8 @@ class SubsetScores:
     def of_folds(cls, folds: Sequence[SubsetScores]) -> SubsetScores:
         """The folds of a model together, each of which validated other cases."""
         scores = (score for fold in folds for score in fold.subsets)
-        names = {fold.checkpoint for fold in folds}
-        checkpoint = names.pop() if len(names) == 1 else None
+        names = dict.fromkeys(fold.checkpoint for fold in folds)
+        checkpoint = None if None in names else " and ".join(sorted(filter(None, names)))
         return cls.of(folds[0].contrasts, all(fold.held_out for fold in folds), scores, checkpoint)
 
     def find(self, present: Sequence[str]) -> SubsetScore | None:

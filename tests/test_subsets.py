@@ -66,6 +66,9 @@ def test_folds_together_are_all_their_cases(scores):
     assert not mixed.held_out
     assert mixed.checkpoint is None
     assert SubsetScores.of_folds([scores, scores]).checkpoint == "checkpoint_best.pth"
+    other = SubsetScores.of(CONTRASTS, True, [case(*CASES[0])], "checkpoint_final.pth")
+    both = SubsetScores.of_folds([other, scores]).checkpoint
+    assert both == "checkpoint_best.pth and checkpoint_final.pth"
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ _FAILED = 4
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
     description = "Score and compare models, as each case is and with contrasts withheld."
-    parser = new_parser("amae-nnunet-evaluate", description, _EPILOG, exit_codes(3, _FAILED))
+    parser = new_parser("amae-nnunet-evaluate", description, _EPILOG, exit_codes(3, _FAILED, 5))
     _add_what(parser)
     _add_withheld(parser)
     _add_running(parser)

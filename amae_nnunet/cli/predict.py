@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
     description = "Predict with nnU-Net from whichever contrasts each case has."
     parser = new_parser(
-        "amae-nnunet-predict", description, _EPILOG, exit_codes(3, _FAILED, _LACKING)
+        "amae-nnunet-predict", description, _EPILOG, exit_codes(3, _FAILED, 5, _LACKING)
     )
     _add_model(parser)
     _add_running(parser)

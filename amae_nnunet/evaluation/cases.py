@@ -13,7 +13,7 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.errors import AMAEError, ConfigError, InputError
 from amae_nnunet.evaluation.subsets import Subset
-from amae_nnunet.intact import check_complete
+from amae_nnunet.intact import check_complete, said
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,10 @@ def present_contrasts(
     found = []
     for name, path in files.items():
         check_complete(path)
-        voxels, _ = labels.reader().read_images((str(path),))
+        try:
+            voxels, _ = labels.reader().read_images((str(path),))
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"{path.name} cannot be read ({said(error, path.parent)})") from None
         found += [name] if voxels.any() else []
     if files and not found:
         raise InputError("all its images are zero: there is nothing to predict from")
@@ -155,8 +158,8 @@ def collect_cases(
         try:
             files = image_files.get(name, {})
             had = present_contrasts(files, name, record, labels)
-        except (AMAEError, OSError, RuntimeError) as error:
-            failed[name] = " ".join(str(error).split())
+        except AMAEError as error:
+            failed[name] = str(error)
             continue
         images = {contrast: files[contrast] for contrast in had if contrast in files}
         cases.append(Case(name, label, had, images))
@@ -172,7 +175,8 @@ def find_labels(folder: Path, ending: str) -> dict[str, Path]:
     Raises:
         InputError: there is none.
     """
-    found = {path.name.removesuffix(ending): path for path in sorted(folder.glob(f"*{ending}"))}
+    files = sorted(folder.glob(f"[!.]*{ending}"))  # not what systems put beside them, as ._CASE
+    found = {path.name.removesuffix(ending): path for path in files}
     if not found:
         raise InputError(f"{folder} holds no label CASE{ending}: give its folder with -gt")
     return found

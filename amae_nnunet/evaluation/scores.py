@@ -17,7 +17,7 @@ from amae_nnunet.errors import AMAEError, InputError
 from amae_nnunet.evaluation.cases import Case, Labels
 from amae_nnunet.evaluation.metrics import METRICS, score
 from amae_nnunet.evaluation.subsets import Condition, Subset, subset_name
-from amae_nnunet.intact import check_complete
+from amae_nnunet.intact import check_complete, said
 from amae_nnunet.whole import write_whole
 
 #: Stands as the model of the empty prediction, which is scored for every case.
@@ -70,8 +70,8 @@ def score_case(
     """
     try:
         drawn, spacing = read_labels(case.label, labels)
-    except (AMAEError, OSError, RuntimeError) as error:
-        return [], [Failure(case.name, NOTHING, (), f"its label: {_one_line(error)}")]
+    except AMAEError as error:
+        return [], [Failure(case.name, NOTHING, (), f"its label: {error}")]
     rows: list[Row] = []
     failures = []
     for prediction in predictions:
@@ -79,8 +79,8 @@ def score_case(
         try:
             predicted, other = read_labels(prediction.path, labels)
             _check_grid(drawn.shape, spacing, predicted.shape, other)
-        except (AMAEError, OSError, RuntimeError) as error:
-            failures.append(Failure(case.name, model, given, _one_line(error)))
+        except AMAEError as error:
+            failures.append(Failure(case.name, model, given, str(error)))
             continue
         if model == NOTHING:
             predicted = np.zeros_like(drawn)
@@ -92,12 +92,15 @@ def read_labels(path: Path, labels: Labels) -> tuple[NDArray[Any], tuple[float, 
     """Voxels (Z, Y, X) of a label or prediction, and their spacing in mm.
 
     Raises:
-        InputError: the file is missing or damaged.
+        InputError: the file is missing, damaged or cannot be read.
     """
     if not path.is_file():
         raise InputError("there is no prediction")
     check_complete(path)
-    voxels, properties = labels.reader().read_seg(str(path))
+    try:
+        voxels, properties = labels.reader().read_seg(str(path))
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path.name} cannot be read ({said(error, path.parent)})") from None
     return voxels[0], tuple(map(float, properties["spacing"]))
 
 
@@ -113,10 +116,6 @@ def _check_grid(
 
 def _by(values: Sequence[float]) -> str:
     return " x ".join(f"{value:.4g}" for value in values)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _rows(

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from amae_nnunet.contrasts import missing_required
+from amae_nnunet.parse import parse_json
 from amae_nnunet.subsets import SubsetScore, SubsetScores
 from amae_nnunet.whole import write_whole
 
@@ -90,7 +91,7 @@ class Expected:
         if self.score is not None and not self.held_out:
             found.append("the model was validated on the cases that it was trained on (fold all)")
         if self.other_checkpoint:
-            found.append(f"the validation is of {self.other_checkpoint}, another checkpoint")
+            found.append(f"the validation is of {self.other_checkpoint}, not of what predicts")
         return found
 
     def __str__(self) -> str:
@@ -119,6 +120,15 @@ class Expected:
             "warnings": self.warnings,
             "model": dict(model),
         }
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The content of ``CASE.json``; nothing where the file is not one."""
+    try:
+        record = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        record = None
+    return record if isinstance(record, dict) else {}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

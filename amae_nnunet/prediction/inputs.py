@@ -21,7 +21,7 @@ import numpy as np
 
 from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.errors import InputError
-from amae_nnunet.intact import check_complete
+from amae_nnunet.intact import check_complete, said
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -84,14 +84,14 @@ def find_cases(
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give the one with CASE_0000{ending}")
-    pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}")
+    pattern = re.compile(rf"([^.].*)_(\d{{4}}){re.escape(ending)}")
     cases: dict[str, InputCase] = {}
     ignored = []
     for path in sorted(folder.iterdir()):
         if match := pattern.fullmatch(path.name):
             case = cases.setdefault(match[1], InputCase(match[1]))
             case.files[int(match[2])] = path
-        elif path.name.endswith(ending):
+        elif path.name.endswith(ending) and not path.name.startswith("."):
             ignored.append(path.name)
     if ignored:
         log.warning(
@@ -139,15 +139,16 @@ def preprocess(
     """
     for path in case.files.values():
         check_complete(path)
-    files = [str(path) for path in channel_files(case, model, scratch)]
     preprocessor = model.configuration.preprocessor_class(verbose=False)
     try:
+        files = [str(path) for path in channel_files(case, model, scratch)]
         data, _, properties = preprocessor.run_case(
             files, None, model.plans, model.configuration, model.dataset_json
         )
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         if str(error):
-            raise
+            folders = {path.parent for path in case.files.values()}
+            raise InputError(f"cannot be preprocessed: {said(error, *folders)}") from None
         raise InputError(  # nnU-Net prints how they differ, and raises nothing but this
             "its images differ in size or spacing: put them on one grid with amae-nnunet-convert"
         ) from None

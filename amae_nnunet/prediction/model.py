@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 
-from amae_nnunet.errors import ConfigError, InputError
+from amae_nnunet.errors import CheckpointError, ConfigError, InputError
 from amae_nnunet.plans.block import channel_contrasts, required_contrasts
 from amae_nnunet.prediction.folder import find_folds
 from amae_nnunet.prediction.inputs import ModelFacts
 from amae_nnunet.prediction.predictor import MirrorBatchPredictor
 from amae_nnunet.subsets import SubsetScores
+from amae_nnunet.workers import reason
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +68,12 @@ class TrainedModel:
 
         Raises:
             ConfigError: no such model or fold, or a cascade.
+            CheckpointError: a file of it is damaged, or does not fit what is installed.
         """
         folds = find_folds(folder, folds, checkpoint)
-        numbers = tuple(fold if fold == "all" else int(fold) for fold in folds)
         with redirect_stdout(StringIO()):  # nnU-Net tells of devices, and where it finds trainers
             predictor = MirrorBatchPredictor(device=device, **options)
-            predictor.initialize_from_trained_model_folder(str(folder), numbers, checkpoint)
+            _load(predictor, folder, folds, checkpoint)
         configuration = predictor.configuration_manager
         if configuration.previous_stage_name is not None:
             raise ConfigError("this model is the second stage of a cascade: use nnUNetv2_predict")
@@ -84,6 +86,7 @@ class TrainedModel:
             "folds": folds,
             "checkpoint": checkpoint,
             "mirrored": predictor.use_mirroring,
+            "step_size": predictor.tile_step_size,
         }
         return cls(
             folder,
@@ -94,6 +97,24 @@ class TrainedModel:
             fold_scores(folder, folds, contrasts) if with_scores else None,
             names,
         )
+
+
+def _load(
+    predictor: MirrorBatchPredictor, folder: Path, folds: Sequence[str], checkpoint: str
+) -> None:
+    """Load the weights of the folds into a predictor."""
+    for fold in folds:
+        path = folder / f"fold_{fold}" / checkpoint
+        if not is_zipfile(path):  # as torch writes them; cut short, the end of the archive is lost
+            raise CheckpointError(f"{path} is damaged: copy it again, or train the fold again")
+    numbers = tuple(fold if fold == "all" else int(fold) for fold in folds)
+    try:
+        predictor.initialize_from_trained_model_folder(str(folder), numbers, checkpoint)
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder} cannot be opened ({reason(error)}): is the trainer installed here, and are "
+            "the folder's files of one training?"
+        ) from error
 
 
 def fold_scores(

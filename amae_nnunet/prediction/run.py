@@ -7,7 +7,6 @@ files of a case are written into a hidden folder and moved into place when all a
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,8 +20,8 @@ import torch
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 
 from amae_nnunet.errors import AMAEError
-from amae_nnunet.prediction.expected import Expected, write_json
-from amae_nnunet.prediction.inputs import InputCase, preprocess
+from amae_nnunet.prediction.expected import Expected, read_record, write_json
+from amae_nnunet.prediction.inputs import RESERVED, InputCase, preprocess
 from amae_nnunet.prediction.model import TrainedModel
 from amae_nnunet.workers import Job, Schedule, ahead, reason, workers
 
@@ -103,26 +102,39 @@ class Run:
         return [folder / f"{case}{ending}" for ending in [*self.endings, ".json"]]
 
     def _is_done(self, case: InputCase) -> bool:
-        """Whether an earlier run has predicted a case."""
+        """Whether an earlier run of the same model, with the same settings, predicted a case."""
         files = self._files(self.options.output, case.name)
         if not self.options.continue_prediction or not all(map(Path.is_file, files)):
             return False
+        record = read_record(files[-1])
+        if record.get("model") != self.model.names:
+            log.warning(
+                "warning: case %s was predicted by another model or with other settings: it is "
+                "predicted again",
+                case.name,
+            )
+            return False
         self.outcome.skipped.append(case.name)
-        if json.loads(files[-1].read_text(encoding="utf-8"))["required_absent"]:
+        if record["required_absent"]:
             self.outcome.lacking.append(case.name)
         return True
+
+    def _remove(self, case: str) -> None:
+        """Remove the results of an earlier run, whatever it was to write."""
+        for ending in (".json", ".npz", ".pkl", self.endings[0]):
+            (self.options.output / f"{case}{ending}").unlink(missing_ok=True)
+        shutil.rmtree(self._scratch(case), ignore_errors=True)
 
     def _reads(self, cases: Iterable[InputCase]) -> Iterator[Job]:
         """What is to be preprocessed; first the results of an earlier run are removed."""
         for case in cases:
+            if case.name not in RESERVED:
+                self._remove(case.name)
             try:
                 case.check(self.model.contrasts)
             except AMAEError as error:
                 self._fail(case.name, error)
                 continue
-            for path in reversed(self._files(self.options.output, case.name)):
-                path.unlink(missing_ok=True)
-            shutil.rmtree(self._scratch(case.name), ignore_errors=True)
             yield case, preprocess, (case, self.model.facts, self._scratch(case.name))
 
     def _exports(self, reads: Iterable[tuple[InputCase, Future[Any]]]) -> Iterator[Job]:

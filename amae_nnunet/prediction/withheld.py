@@ -90,7 +90,7 @@ def made_by(model: TrainedModel) -> dict[str, Any]:
     names = model.names
     files = {fold: model.folder / f"fold_{fold}" / names["checkpoint"] for fold in names["folds"]}
     hashes = {fold: file_sha256(path) for fold, path in files.items()}
-    return {**names, "step_size": model.predictor.tile_step_size, "sha256": hashes}
+    return {**names, "sha256": hashes}
 
 
 def claim(output: Path, maker: Mapping[str, Any]) -> None:

@@ -53,7 +53,13 @@ def codes_in_help(command):
 
 @pytest.mark.parametrize(
     ("command", "more"),
-    [("predict", {3, 4, 6}), ("pretrain", {3, 5, 143}), ("show", {3, 5}), ("phantom", set())],
+    [
+        ("predict", {3, 4, 5, 6}),
+        ("evaluate", {3, 4, 5}),
+        ("pretrain", {3, 5, 143}),
+        ("show", {3, 5}),
+        ("phantom", set()),
+    ],
 )
 def test_help_lists_the_exit_codes_of_its_own_command_only(command, more):
     found = codes_in_help(command)

@@ -134,6 +134,22 @@ def test_what_cannot_be_scored_is_told_and_stops_nothing(folders, tmp_path):
     assert "its label: cut.nii.gz is damaged" in failures[0].reason
 
 
+def test_what_cannot_be_read_is_said_without_the_folders_it_lies_in(tmp_path):
+    folder = tmp_path / "Jane Doe"
+    folder.mkdir()
+    files = {name: folder / f"{name}.nrrd" for name in ("label", "broken")}
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones(SHAPE, np.uint8)), str(files["label"]))
+    files["broken"].write_bytes(b"NRRD0004 of no image")
+    labels = Labels.of({**DATASET, "file_ending": ".nrrd"}, files["label"])
+    case = Case("label", files["label"])
+    _, failures = score_case(case, [Prediction("M", (), files["broken"])], labels, 2.0)
+    _, failed = collect_cases(files, {"label": {}, "broken": {"T2": files["broken"]}}, None, labels)
+    for reason in (failures[0].reason, failed["broken"]):
+        assert reason.startswith("broken.nrrd cannot be read (")
+        assert "Jane" not in reason
+        assert str(tmp_path) not in reason
+
+
 def test_scores_are_kept_while_what_they_follow_from_stays(folders):
     files = find_labels(folders / "labels", ".nii.gz")
     labels = Labels.of(DATASET, files["case_0"])
@@ -291,6 +307,9 @@ def test_what_a_case_had_is_in_the_record_or_else_in_the_voxels(folders):
 
 
 def test_labels_and_the_data_set_are_found_or_asked_for(folders):
+    before = find_labels(folders / "labels", ".nii.gz")
+    (folders / "labels" / "._case_0.nii.gz").write_bytes(b"what a Mac puts beside a file")
+    assert find_labels(folders / "labels", ".nii.gz") == before
     with pytest.raises(InputError, match=r"holds no label CASE\.nii\.gz: give its folder with -gt"):
         find_labels(folders, ".nii.gz")
     with pytest.raises(ConfigError, match="give one with -djfile"):

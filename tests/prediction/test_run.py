@@ -11,7 +11,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from amae_nnunet.contrasts import ContrastRecord
-from amae_nnunet.errors import ConfigError, InputError
+from amae_nnunet.errors import CheckpointError, ConfigError, InputError
 from amae_nnunet.prediction.inputs import check_complete, find_cases
 from amae_nnunet.prediction.model import TrainedModel
 from amae_nnunet.prediction.run import Options, Run
@@ -116,6 +116,7 @@ def spoil(folder, names):
         nibabel.save(zeros, folder / f"zero_{channel:04d}.nii.gz")
     (folder / "notes.txt").write_text("not an image")
     shutil.copy(files[0], folder / "T1.nii.gz")
+    (folder / f"._{good}_0000.nii.gz").write_bytes(b"what a Mac puts beside a file")
     return good
 
 
@@ -124,7 +125,8 @@ def test_bad_cases_stop_no_other_one_and_leave_nothing(place, names, model, tmp_
     good = spoil(inputs, names)
     output = tmp_path / "out"
     output.mkdir()
-    (output / "text.nii.gz").write_text("an earlier run's")
+    for name in ("text.nii.gz", "text.npz", "extra.nii.gz", "extra.json"):
+        (output / name).write_text("an earlier run's")
     outcome = predict(model, inputs, output)
     assert outcome.done == [good]
     assert sorted(outcome.failed) == ["changed", "cut", "extra", "plans", "size", "text", "zero"]
@@ -157,6 +159,39 @@ def test_a_run_goes_on_where_it_stopped(place, names, model, tmp_path):
     assert predict(model, inputs, output).done == names
 
 
+def test_it_does_not_go_on_with_what_another_model_predicted(place, names, model, tmp_path, caplog):
+    inputs, output = place.folder(tmp_path / "in"), tmp_path / "out"
+    assert predict(model, inputs, output, save_probabilities=True).done == names
+    record = json.loads((output / f"{names[0]}.json").read_text())
+    record["model"]["step_size"] = 0.75
+    (output / f"{names[0]}.json").write_text(json.dumps(record))
+    (output / f"{names[1]}.json").write_text("[]")  # none of ours
+    outcome = predict(model, inputs, output, continue_prediction=True)
+    assert (outcome.skipped, outcome.done) == ([], names)
+    assert f"case {names[0]} was predicted by another model or with other" in caplog.text
+    assert not list(output.glob("*.np?")) + list(output.glob("*.pkl"))  # nor its probabilities
+
+
+@pytest.mark.parametrize("kind", ["cut", "trainer", "weights", "other"])
+def test_a_model_that_cannot_be_opened_is_one_line(place, tmp_path, kind):
+    copy = shutil.copytree(place.model, tmp_path / "model")
+    file = copy / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(file, weights_only=False)
+    if kind == "trainer":
+        content["trainer_name"] = "nnUNetTrainerOfSomebody"
+    if kind == "weights":
+        content["network_weights"].popitem()
+    torch.save({} if kind == "other" else content, file)
+    if kind == "cut":
+        file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError) as caught:
+        TrainedModel.open(copy, ["0"], "checkpoint_final.pth", CPU)
+    assert str(copy) in str(caught.value)
+    assert ("is damaged: copy it again" in str(caught.value)) == (kind == "cut")
+    assert ("is the trainer installed here" in str(caught.value)) == (kind != "cut")
+    assert len(str(caught.value)) < 700
+
+
 def test_the_record_beside_a_segmentation(place, names, model, tmp_path):
     predict(model, place.folder(tmp_path / "in", **{names[1]: ("T2",)}), tmp_path / "out")
     content = json.loads((tmp_path / "out" / f"{names[0]}.json").read_text())
@@ -166,6 +201,7 @@ def test_the_record_beside_a_segmentation(place, names, model, tmp_path):
     assert content["model"] == {
         "trainer": "AMAETrainerNoPretraining", "plans": "AMAEPlans", "configuration": "predicts",
         "folds": ["0", "1"], "checkpoint": "checkpoint_final.pth", "mirrored": True,
+        "step_size": 0.5,
     }  # fmt: skip
     assert str(tmp_path) not in json.dumps(content)
 
