@@ -3,7 +3,8 @@
 The tokens of all studies stand in one list, and a study attends to its own tokens only. Nothing is
 padded and nothing is masked:
 
-* on CUDA in half precision PyTorch's variable-length flash attention takes the list as it is;
+* on CUDA in half precision PyTorch's variable-length flash attention takes the list as it is (not
+  cuDNN, which it prefers on Hopper and Blackwell: before 9.25 that takes no empty studies);
 * elsewhere dense attention runs on one study after the other.
 
 Both read the studies' borders from a *tensor*. A list of lengths would be a constant to
@@ -14,6 +15,7 @@ attention matrix of a study: compiling pays where the first body runs).
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -26,6 +28,12 @@ try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # torch before 2.10
     varlen_attn = None  # type: ignore[assignment]
+
+_WIDEST = 256  # head of flash attention
+#: cuDNN has no windows. Earlier versions, which have no windows either, do not call it.
+_HAS_WINDOWS = (
+    varlen_attn is not None and "window_size" in inspect.signature(varlen_attn).parameters
+)
 
 
 class Segments(NamedTuple):
@@ -57,6 +65,13 @@ def _flash_runs_on(device: torch.device) -> bool:
     return varlen_attn is not None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
+def _attend_flash(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
+    """Flash attention, with a window that is no limit."""
+    cuts, longest = segments
+    window = {"window_size": (longest, longest)} if _HAS_WINDOWS else {}
+    return varlen_attn(q, k, v, cuts, cuts, longest, longest, **window)  # type: ignore[arg-type, return-value]
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
     """Softmax attention of each study over its own tokens.
 
@@ -69,13 +84,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
     Returns:
         (T, heads, width of a head).
     """
-    cuts, longest = segments
-    half = q.dtype in (torch.float16, torch.bfloat16)
-    if q.is_cuda and half and q.shape[-1] % 8 == 0 and _flash_runs_on(q.device):
-        return varlen_attn(q, k, v, cuts, cuts, longest, longest)  # type: ignore[return-value]
+    half, width = q.dtype in (torch.float16, torch.bfloat16), q.shape[-1]
+    if q.is_cuda and half and width % 8 == 0 and width <= _WIDEST and _flash_runs_on(q.device):
+        return _attend_flash(q, k, v, segments)
     if torch.compiler.is_compiling():
-        return attend_each(q, k, v, cuts)
-    return _attend_each(q, k, v, cuts)
+        return attend_each(q, k, v, segments.cuts)
+    return _attend_each(q, k, v, segments.cuts)
 
 
 def _studies(cuts: Tensor, *tensors: Tensor) -> list[tuple[Tensor, ...]]:

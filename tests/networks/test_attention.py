@@ -93,17 +93,22 @@ class Calls(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.names = []
+        self.arguments = {}
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.append(str(function))
+        self.arguments[str(function)] = args
         return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.skipif(attention.varlen_attn is None, reason="needs torch 2.10")
 @pytest.mark.parametrize(
     ("dtype", "width", "flash"),
-    [(torch.bfloat16, 64, True), (torch.float16, 32, True), (torch.bfloat16, 20, False)],
+    [
+        (torch.bfloat16, 64, True),
+        (torch.float16, 256, True),
+        (torch.bfloat16, 20, False),
+        (torch.bfloat16, 384, False),
+    ],
 )
 def test_on_cuda_in_half_precision_flash_attention_is_called(monkeypatch, dtype, width, flash):
     """On fake CUDA tensors, so that a call's signature and shapes are checked where no GPU is."""
@@ -115,4 +120,23 @@ def test_on_cuda_in_half_precision_flash_attention_is_called(monkeypatch, dtype,
         qkv = torch.empty(36, 3, 2, width, device="cuda", dtype=dtype)
         out = attend(*qkv.unbind(dim=1), segments)
     assert (out.shape, out.dtype, out.device.type) == ((36, 2, width), dtype, "cuda")
-    assert any("_varlen_attn" in name for name in calls.names) == flash
+    assert ("torch_attn._varlen_attn.default" in calls.arguments) == flash
+
+
+@pytest.mark.skipif(not attention._HAS_WINDOWS, reason="this PyTorch does not call cuDNN")
+def test_cudnn_which_takes_no_empty_studies_is_not_called(monkeypatch):
+    """PyTorch would choose it on a Hopper, by the arguments that the operator gets."""
+    from torch.nn.attention import varlen
+
+    monkeypatch.setattr(attention, "_flash_runs_on", lambda _device: True)
+    monkeypatch.setattr(varlen, "_should_use_cudnn", lambda _index: True)
+    with FakeTensorMode(), Calls() as calls:
+        segments = Segments(torch.empty(6, dtype=torch.int32, device="cuda"), 280)
+        qkv = torch.empty(360, 3, 2, 64, device="cuda", dtype=torch.bfloat16)
+        attend(*qkv.unbind(dim=1), segments)
+        q, k, v, _, _, longest, _, _, _, window, *_ = calls.arguments[
+            "torch_attn._varlen_attn.default"
+        ]
+        assert varlen._can_use_cudnn(q, k, v, longest, [-1, -1])
+        assert not varlen._can_use_cudnn(q, k, v, longest, window)
+    assert window == [longest, longest] == [280, 280]
