@@ -27,7 +27,7 @@ finds it: fold 0 takes fold_0, or else fold_all.
 examples:
   amae-nnunet-pretrain 501 3d_fullres
   amae-nnunet-pretrain 501 3d_fullres --unlabeled 500 502     more studies, of any contrasts
-  torchrun --nproc_per_node=8 -m amae_nnunet.cli.pretrain 501 3d_fullres     eight GPUs
+  torchrun --nproc_per_node=4 -m amae_nnunet.cli.pretrain 501 3d_fullres     four GPUs
   amae-nnunet-pretrain 501 3d_fullres --unlabeled 502 --add_contrast PD    then one more contrast
 """
 

@@ -20,6 +20,7 @@ from amae_nnunet.config import PretrainingConfig
 from amae_nnunet.errors import ConfigError
 from amae_nnunet.pretraining.data import RandomCrops
 from amae_nnunet.pretraining.ranks import Ranks
+from amae_nnunet.pretraining.studies import Study
 
 #: Studies that wait for a pass with room, at most; so none waits for more batches than that.
 WAITING = 16
@@ -72,8 +73,8 @@ class Batches:
         Raises:
             ConfigError: a batch cannot be cut so, or a study is larger than the slot budget.
         """
-        passes = ranks.from_first(lambda: _passes(crops, config, ranks.size))
-        return cls(crops, config, ranks, passes)
+        ranks.from_first(lambda: _check_budget(crops.studies, config.slot_budget))
+        return cls(crops, config, ranks, count_passes(config, ranks.size))
 
     @property
     def own_passes(self) -> int:
@@ -85,10 +86,10 @@ class Batches:
 
         Args:
             first: step.
-            last: step, too.
+            last: step, too; none are left where it comes before the first.
             start: ``position`` of ``first``; without it, slot budgets are filled from step 0 on.
         """
-        for batch in itertools.islice(self._batches(first, start), last - first):
+        for batch in itertools.islice(self._batches(first, start), max(0, last - first)):
             yield from batch[self.ranks.rank :: self.ranks.size]
 
     def position(self, step: int) -> Position | None:
@@ -117,8 +118,12 @@ class Batches:
             yield shares
 
 
-def _passes(crops: RandomCrops, config: PretrainingConfig, size: int) -> int:
-    """Passes of a batch, as many on each of ``size`` processes."""
+def count_passes(config: PretrainingConfig, size: int) -> int:
+    """Passes of a batch, as many on each of ``size`` processes.
+
+    Raises:
+        ConfigError: a batch cannot be cut so.
+    """
     passes = config.passes
     if not config.slot_budget:
         passes = size * math.ceil(passes / size)
@@ -128,19 +133,21 @@ def _passes(crops: RandomCrops, config: PretrainingConfig, size: int) -> int:
                 f"{size} processes: raise pretraining.batch_size, lower pretraining.passes, or "
                 "start fewer processes"
             )
-        return passes
-    largest = max(crops.studies, key=lambda study: len(study.contrasts))
-    if len(largest.contrasts) > config.slot_budget:
-        raise ConfigError(
-            f"{largest.name} has {len(largest.contrasts)} images but slot_budget="
-            f"{config.slot_budget}: raise pretraining.slot_budget, or set slot_budget=0"
-        )
-    if passes % size:
+    elif passes % size:
         raise ConfigError(
             f"a batch of {passes} slot budgets cannot be shared by {size} processes: make "
             f"pretraining.passes a multiple of {size}, or start another number of processes"
         )
     return passes
+
+
+def _check_budget(studies: Sequence[Study], budget: int) -> None:
+    largest = max(studies, key=lambda study: len(study.contrasts))
+    if budget and len(largest.contrasts) > budget:
+        raise ConfigError(
+            f"{largest.name} has {len(largest.contrasts)} images but slot_budget={budget}: raise "
+            "pretraining.slot_budget, or set slot_budget=0"
+        )
 
 
 def steps_an_epoch(slots: Sequence[int], config: PretrainingConfig) -> int:

@@ -11,6 +11,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,7 @@ from amae_nnunet.pretraining.skill import SKILL_STEPS
 from amae_nnunet.pretraining.step import train_step
 
 WARM_UP, TIMED = 2, 8  # steps before the clock, and on it without and with the skill; at most
+_COMPILES = 10  # times the median
 _SPARE = 1.001  # headers of the files
 
 
@@ -95,8 +97,8 @@ def estimate(run: Run, batches: Batches, num_workers: int) -> Estimate:
             seconds[measured].append(time.perf_counter() - start)
             contrasts += [count for _, present, _ in batch for count in present.sum(1).tolist()]
         start = time.perf_counter()
-    with_skill = statistics.fmean(seconds[True])
-    step = statistics.fmean(seconds[False] or seconds[True])
+    with_skill = mean_seconds(seconds[True])
+    step = mean_seconds(seconds[False] or seconds[True])
     skill = max(0.0, with_skill - step)
     epoch = run.iterations * step + min(run.iterations, SKILL_STEPS) * skill
     return Estimate(
@@ -109,6 +111,12 @@ def estimate(run: Run, batches: Batches, num_workers: int) -> Estimate:
         disk_bytes(run),
         load,
     )
+
+
+def mean_seconds(seconds: Sequence[float]) -> float:
+    """Mean of the steps but for those in which something was compiled, which last far longer."""
+    usual = statistics.median(seconds)
+    return statistics.fmean(one for one in seconds if one <= _COMPILES * usual)
 
 
 def shares(steps: int) -> tuple[int, int, int]:

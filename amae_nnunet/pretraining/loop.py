@@ -32,7 +32,7 @@ from amae_nnunet.plans.preprocessed import (
     pretraining_folder,
 )
 from amae_nnunet.pretraining.artist import Artist
-from amae_nnunet.pretraining.batches import Batches
+from amae_nnunet.pretraining.batches import Batches, count_passes
 from amae_nnunet.pretraining.data import RandomCrops, crop_loader
 from amae_nnunet.pretraining.files import whole_file
 from amae_nnunet.pretraining.folder import check_unused
@@ -181,20 +181,22 @@ def prepare(
         return contrasts, saved.studies_of_run(studies) if saved else studies
 
     ranks = options.ranks
+    config = dataset.block.pretraining_config()
+    ranks.from_first(lambda: count_passes(config, ranks.size))  # before what may take days
     contrasts, studies = ranks.from_first(gather)
     folder = results_folder(dataset, options.fold)
     run = new_run(dataset, contrasts, studies, folder, options.device, ranks, options.shard)
-    config = run.model.config
+    model = run.model.config
     log.info(
         "pre-training on %d studies (%s), %d tokens of %s voxels a contrast, on %d x %s",
         len(studies),
-        ", ".join(config.contrasts),
-        config.num_tokens,
-        "x".join(map(str, config.token_size)),
+        ", ".join(model.contrasts),
+        model.num_tokens,
+        "x".join(map(str, model.token_size)),
         ranks.size,
         run.device.type,
     )
-    crops = RandomCrops(studies, config.num_contrasts, config.patch_size, run.config.seed)
+    crops = RandomCrops(studies, model.num_contrasts, model.patch_size, run.config.seed)
     return run, studies, Batches.of(crops, run.config, ranks)
 
 

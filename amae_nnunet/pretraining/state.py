@@ -85,9 +85,12 @@ def save_state(run: Run) -> None:
         "network_weights": gathered(run.model.state_dict(), wanted=first),
         "optimizer_state": gathered(run.optimizer.state_dict(), wanted=first),
     }
-    if first:
+
+    def write() -> None:
         with whole_file(run.folder / LATEST_NAME, keep=run.folder / PREVIOUS_NAME) as temporary:
             torch.save(state, temporary)
+
+    run.ranks.from_first(write)  # none goes on, or ends, before it is written
     run.saved = time.monotonic()
 
 

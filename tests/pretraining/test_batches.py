@@ -10,8 +10,17 @@ from conftest import DATASET, TINY
 
 from amae_nnunet.cli import configure, pretrain
 from amae_nnunet.config import PretrainingConfig
+from amae_nnunet.errors import ConfigError
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
-from amae_nnunet.pretraining.batches import WAITING, Batches, Position, deal, fill, steps_an_epoch
+from amae_nnunet.pretraining.batches import (
+    WAITING,
+    Batches,
+    Position,
+    count_passes,
+    deal,
+    fill,
+    steps_an_epoch,
+)
 from amae_nnunet.pretraining.loop import Options, prepare
 from amae_nnunet.pretraining.ranks import Ranks
 from amae_nnunet.pretraining.run import compiles_on
@@ -176,6 +185,21 @@ def test_passes_and_checkpointing_train_as_without(nnunet, dataset):
 def test_batches_that_cannot_be_are_refused(nnunet, dataset, capsys, words, message):
     assert losses(nnunet, f"refused{len(words[0])}", *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_each_process_needs_a_study_of_every_batch():
+    assert [count_passes(PretrainingConfig(batch_size=8), size) for size in (1, 3, 8)] == [1, 3, 8]
+    with pytest.raises(ConfigError, match="a batch of 4 studies cannot be cut in 8 passes on 8"):
+        count_passes(PretrainingConfig(), 8)
+    with pytest.raises(ConfigError, match="make pretraining.passes a multiple of 2"):
+        count_passes(PretrainingConfig(slot_budget=8, passes=3), 2)
+
+
+def test_a_batch_that_cannot_be_cut_is_refused_before_any_study_is_read(tiny_plans, monkeypatch):
+    monkeypatch.setattr("amae_nnunet.pretraining.loop.gather_studies", None)
+    monkeypatch.setattr(Ranks, "from_first", lambda self, make: make())
+    with pytest.raises(ConfigError, match="cannot be cut in 8 passes on 8 processes"):
+        prepare(PreprocessedDataset.open("950", "tiny", "AMAEPlans"), Options(ranks=Ranks(0, 8)))
 
 
 def test_networks_are_compiled_on_cuda_unless_nnunets_variable_says_no(monkeypatch):

@@ -13,7 +13,14 @@ from conftest import DATASET, TINY
 
 from amae_nnunet.cli import configure, pretrain
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
-from amae_nnunet.pretraining.estimate import TIMED, WARM_UP, disk_bytes, estimate, shares
+from amae_nnunet.pretraining.estimate import (
+    TIMED,
+    WARM_UP,
+    disk_bytes,
+    estimate,
+    mean_seconds,
+    shares,
+)
 from amae_nnunet.pretraining.loop import Options, prepare
 
 WORDS = [*TINY, "embed_dim=48", "pretraining.num_epochs=3", "pretraining.iterations_per_epoch=20"]
@@ -72,6 +79,11 @@ def test_a_short_run_is_estimated_from_its_own_steps(nnunet, dataset):
         result = estimate(run, batches, 0)
         assert run.record.studies == steps * run.config.batch_size
         assert result.total_seconds > 0
+
+
+def test_steps_in_which_something_is_compiled_do_not_count():
+    assert mean_seconds([1.0, 2.0, 60.0, 3.0, 2.0]) == 2.0
+    assert mean_seconds([1.0, 2.0, 9.0]) == 4.0  # a study with many contrasts is no such step
 
 
 def test_a_busy_machine_is_named(measured, monkeypatch):

@@ -284,6 +284,17 @@ def test_rate_decay_and_length_may_change(nnunet, whole):
     assert decays == [0.5, 0.0]
 
 
+def test_a_run_that_is_made_shorter_than_it_is_ends_with_what_it_has(nnunet, whole, monkeypatch):
+    name = configured("shortened", *WORDS)
+    shutil.copytree(whole, folder_of(nnunet, name))
+    final = folder_of(nnunet, name) / "checkpoint_final.safetensors"
+    final.unlink()
+    assert configure.main(["950", name, "pretraining.num_epochs=1"]) == 0
+    assert pretrain.main(arguments(name, "--c")) == 0
+    assert read_checkpoint(final).facts["epochs"] == 3
+    assert same_state(tensors(final.parent), tensors(whole))
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_last_good_state_stays(nnunet, whole, tmp_path):
     """The results lie on a disk that has room for one state and a half."""
