@@ -295,3 +295,9 @@ def test_a_room_brings_in_nothing_heavy_by_another_way(rooms, never, tmp_path):
     names = [name for name, _ in modules_of(ROOT / PACKAGE) if room_of(name) in rooms]
     code = f"import argparse, {', '.join(names)}"
     assert not loaded_by([sys.executable, "-c", code], tmp_path) & never
+
+
+def test_an_evaluation_begins_without_torch(tmp_path):
+    """So that a wrong path is said at once, and predictions are scored without it."""
+    code = "import argparse, amae_nnunet.cli.study, amae_nnunet.evaluation.summary"
+    assert "torch" not in loaded_by([sys.executable, "-c", code], tmp_path)

@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from tqdm import tqdm
 
 from amae_nnunet.contrasts import ContrastRecord
@@ -30,9 +29,10 @@ from amae_nnunet.plans.block import channel_contrasts, required_contrasts
 from amae_nnunet.plans.preprocessed import dataset_name, nnunet_folder
 from amae_nnunet.prediction.folder import beside, model_folder, trained_folds
 from amae_nnunet.prediction.inputs import InputCase, find_cases
-from amae_nnunet.prediction.model import TrainedModel
-from amae_nnunet.prediction.withheld import predict_withheld
 from amae_nnunet.workers import Job, ahead, reason, workers
+
+if TYPE_CHECKING:
+    from amae_nnunet.prediction.model import TrainedModel
 
 _NAME = re.compile(r"\w[\w .+-]*")
 
@@ -261,6 +261,8 @@ class Study:
     def _predict_with(
         self, model: Model, wanted: Mapping[str, Sequence[Subset]], count: Callable[[], Any]
     ) -> dict[tuple[str, Subset], str]:
+        from amae_nnunet.prediction.withheld import predict_withheld
+
         failed: dict[tuple[str, Subset], str] = {}
         for judge in sorted(set(self.judges.values())) or [""]:
             opened = self._open(model, [judge] if judge else self.args.folds)
@@ -274,6 +276,10 @@ class Study:
         return failed
 
     def _open(self, model: Model, folds: Sequence[str]) -> TrainedModel:
+        import torch
+
+        from amae_nnunet.prediction.model import TrainedModel
+
         args = self.args
         device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.set_num_threads((os.cpu_count() or 1) if device.type == "cpu" else 1)
