@@ -12,7 +12,8 @@
 #   paper  the paper's networks, epochs and learning rates; days
 # WORK_DIR (default ./tables_SIZE) receives everything. Run again to go on where it stopped; what a
 # time limit ends goes on, too: timeout -s TERM 540 scripts/reproduce_tables.sh gpu
-# In the environment: SEED (0), DEVICE, TRAINERS, and NUM_TRAIN, NUM_TEST, NUM_UNLABELED.
+# In the environment: SEED (0), DEVICE, TRAINERS, and NUM_TRAIN, NUM_TEST, NUM_UNLABELED; TISSUE, what
+# is labelled (infarct; deep_grey is told by its place, where an infarct is told voxel by voxel).
 set -euo pipefail
 
 size=${1:?which size: smoke, cpu, gpu or paper}
@@ -38,6 +39,7 @@ case $size in
 esac
 device=${DEVICE:-$device} seed=${SEED:-0}
 unlabeled=${NUM_UNLABELED:-$unlabeled} train=${NUM_TRAIN:-$train} test=${NUM_TEST:-$test}
+tissue=${TISSUE:-infarct}
 # Table 1 from above: UNET, UNETR, Adaptive UNETR, AMAE + Adaptive UNETR, AMAE + UNETR. The first is
 # stock nnU-Net, as long as the others.
 trainers=${TRAINERS:-nnUNetTrainerShort AMAETrainerUNETRNoPretraining AMAETrainerNoPretraining
@@ -62,14 +64,14 @@ for split in "unlabeled $unlabeled" "train $train $few" "test $test $few"; do
     read -r name number options <<< "$split"
     # shellcheck disable=SC2086
     once "phantom_$name" amae-nnunet-phantom -o "studies/$name" --split "$name" \
-        --num_cases "$number" --size "$phantom" --seed "$seed" $options
+        --num_cases "$number" --size "$phantom" --seed "$seed" --label "$tissue" $options
 done
 
-cat > Phantom.json <<'JSON'
-{"name": "Phantom", "description": "Synthetic acute infarcts, the contrasts of the fine-tuning",
+cat > Phantom.json <<JSON
+{"name": "Phantom", "description": "Synthetic studies, the contrasts of the fine-tuning",
  "contrasts": {"ADC": ["ADC.nii.gz"], "TRACE": ["TRACE.nii.gz"], "T2": ["T2.nii.gz"]},
  "required": ["ADC", "TRACE"],
- "label": {"patterns": ["seg.nii.gz"], "labels": {"background": 0, "infarct": 1}}}
+ "label": {"patterns": ["seg.nii.gz"], "labels": {"background": 0, "$tissue": 1}}}
 JSON
 once convert_train amae-nnunet-convert -i studies/train -d 501 -n Phantom -t Phantom.json
 once convert_test amae-nnunet-convert -i studies/test -d 501 -n Phantom -t Phantom.json --split test
