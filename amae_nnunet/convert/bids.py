@@ -3,7 +3,7 @@
 ====================================================== =================================
 file                                                   contrast
 ====================================================== =================================
-``T1w``, with ``ce-``                                  T1, T1CE
+``T1w``, with ``ce-`` (but ``ce-none``)                T1, T1CE
 ``T2w`` ``PDw`` ``FLAIR`` ``swi``                      T2, PD, FLAIR, SWI
 ``T2starw`` ``MEGRE``                                  GRE
 ``ADC``, ``dwi`` with ADC in ``rec- desc- acq-``       ADC
@@ -11,7 +11,8 @@ file                                                   contrast
 ``dwi`` with one volume at the b-value nearest 1000    TRACE, if no file is called so
 ====================================================== =================================
 
-Phase, real and imaginary parts, diffusion maps other than ADC and projections are refused. Runs and
+Phase, real and imaginary parts, maps other than ADC, projections, ``dwi`` with b0 in its name, and
+``T1w`` that tells of an agent in ``acq-`` only are refused. Runs and
 acquisitions are never chosen between: several of one contrast are ambiguous. The label is a mask in
 ``derivatives`` or beside the images whose name fits the template's label patterns and is not that
 of anatomy. Not in the paper, which describes no conversion.
@@ -45,7 +46,13 @@ _SUFFIXES = {
 _MASKS = {"mask", "msk", "dseg", "seg", "roi", "lesion"}
 _NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _NAMED = re.compile(r"adc|trace|isodwi")
-_MAPS = re.compile(r"e(xp)?adc|colfa|tensor|m(in)?ip|phase|^(fa|md|ad|rd|s0map)$")
+_MAPS = re.compile(
+    r"e(xp)?adc|colfa|tensor|m(in)?ip|phase|[rt][12]s?(star)?map|^(fa|md|ad|rd|s0map)$"
+)
+_B0 = re.compile(r"b0+(?!\d)")
+_AGENT = re.compile(r"gad|^gd|gd$|^km|km$|^(t1)?ce(\d*d)?$|withcontrast|post(?!op)")
+_BEFORE = re.compile(r"^(pre|no)|without|nativ")
+_NO_AGENT = {"none", "no", "without", "native", "nativ", "pre"}
 _ANATOMY = re.compile(r"brain|head|skull|tissue|aseg|aparc|ventric|^(gm|wm|csf|bg|fov)$")
 _DEPTH = 3  # folders between derivatives and the masks of a subject
 _REMEDY = "add a file with its BIDS name"
@@ -103,13 +110,19 @@ def contrast_of(entities: Mapping[str, str], suffix: str) -> tuple[str, str]:
         return "", f"part-{entities['part']} is no magnitude image"
     if suffix == "dwi":
         named = ("ADC" if "adc" in word else "TRACE" for word in words if _NAMED.search(word))
-        return next(named, "DWI"), ""
+        contrast = next(named, "DWI")
+        weightless = contrast == "DWI" and next((word for word in words if _B0.search(word)), "")
+        return ("", f"{weightless} has no diffusion weighting") if weightless else (contrast, "")
     contrast = _SUFFIXES.get(suffix, "")
     if not contrast:
         return "", f"{suffix} is no contrast"
-    if "ce" not in entities:
-        return contrast, ""
-    return ("T1CE", "") if contrast == "T1" else ("", f"{contrast} with a contrast agent")
+    if entities.get("ce", "none") not in _NO_AGENT:
+        return ("T1CE", "") if contrast == "T1" else ("", f"{contrast} with a contrast agent")
+    told = (word for word in words if _AGENT.search(word) and not _BEFORE.search(word))
+    agent = "" if contrast != "T1" or "ce" in entities else next(told, "")
+    if agent:
+        return "", f"{agent} may mean a contrast agent: put ce-... into its name if there is one"
+    return contrast, ""
 
 
 def _scan_subject(
@@ -124,7 +137,7 @@ def _scan_subject(
     for child in sorted(folder.iterdir()):
         parts.setdefault(child.name if child.name.startswith("ses-") else "", []).append(child)
     sessions = [name for name in parts if name]
-    cases = []
+    cases: list[RawCase] = []
     for session in sorted(parts) or [""]:
         source = f"{folder.name}/{session}" if session else folder.name
         found = Found(case_id(source.replace("/", "_")), source, subject)
@@ -134,7 +147,8 @@ def _scan_subject(
         _add_images(images, root / source, found, template)
         for path in _list(masks, root, found):
             named = _session(path, root)
-            if named == session.lower() or not session or (not named and len(sessions) == 1):
+            only = not sessions or (len(sessions) == 1 and not named and not cases)
+            if named == session.lower() or only:
                 _add_label(NiftiFile(path, path.relative_to(root).as_posix()), found, template)
             elif not named:
                 found.reject(path.relative_to(root).as_posix(), "it names no session")

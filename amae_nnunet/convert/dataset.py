@@ -176,7 +176,10 @@ def _say_what_is_known(cases: Sequence[RawCase], jobs: Collection[str], output: 
 
 
 def _key(raw: RawCase, template: Template, options: Options) -> str:
-    """A hash of what a case is made from: files (name, size, time), template, options, version.
+    """A hash of what a case is made from: files, template, options, version.
+
+    A file is its size, its time and its name with two folders, so that ``T1/0001.nii`` is not
+    ``FLAIR/0001.nii`` and an archive may be moved as a whole.
 
     Raises:
         CaseError: a file is not there any more.
@@ -192,7 +195,7 @@ def _key(raw: RawCase, template: Template, options: Options) -> str:
             except OSError as error:
                 reason = f"{source.name} cannot be read any more ({error.strerror}): copy it again"
                 raise CaseError("E_DAMAGED", reason) from None
-            content.append([path.name, status.st_size, status.st_mtime_ns])
+            content.append([path.parts[-3:], status.st_size, status.st_mtime_ns])
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

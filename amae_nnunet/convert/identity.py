@@ -86,7 +86,8 @@ class Identities:
         return f"s{self._digest('patient', patient)}"
 
     def _digest(self, kind: str, text: str) -> str:
-        return hmac.new(self.key, f"{kind}:{text}".encode(), hashlib.sha256).hexdigest()[:_DIGITS]
+        message = f"{kind}:{text}".encode(errors="surrogateescape")  # names are not always UTF-8
+        return hmac.new(self.key, message, hashlib.sha256).hexdigest()[:_DIGITS]
 
 
 def _make_key(path: Path) -> None:

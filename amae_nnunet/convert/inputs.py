@@ -6,6 +6,7 @@ Not in the paper, which describes no conversion.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,6 +121,8 @@ def dry_run(request: Request, sheet: Path) -> Input:
     request = request.known()
     if sheet.exists():
         raise ConfigError(f"{sheet} exists: remove it, or name another file with --series")
+    if not os.access(sheet.absolute().parent, os.W_OK):
+        raise ConfigError(f"{sheet}: no file can be made there: name another one with --series")
     template = find_template(request)
     if request.layout == "dicom":
         return _find_studies(request, template, sheet)

@@ -8,6 +8,7 @@ are brought to the template's values by name. Not in the paper.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,6 +30,8 @@ from amae_nnunet.convert.source import NiftiFile, RawCase
 from amae_nnunet.convert.table import ENDINGS
 from amae_nnunet.convert.template import Template, check_channels, matches
 from amae_nnunet.errors import ConfigError, ContrastError, InputError
+
+_log = logging.getLogger(__name__)
 
 LAYOUTS: Mapping[str, Any] = json.loads(
     (Path(__file__).parent / "layouts.json").read_text(encoding="utf-8")
@@ -125,6 +128,7 @@ def detect_layout(root: Path) -> str:
     if (root / "dataset_description.json").is_file() or any(any(root.glob(m)) for m in marks):
         return "bids"
     if any(root.glob(f"*/{_NIFTI}")) or any(root.glob(f"*/*/{_NIFTI}")):
+        _doubt_folders(root)
         return "folders"
     if any(root.glob(_NIFTI)):
         raise InputError(
@@ -134,6 +138,24 @@ def detect_layout(root: Path) -> str:
     if any(path.is_file() for path in root.rglob("*")):
         return "dicom"
     raise InputError(f"{root} holds no file: give the folder of the studies")
+
+
+def _doubt_folders(root: Path) -> None:
+    """Warn where most folders hold files and none of NIfTI: it may be an archive of DICOM."""
+    folders = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
+    without = [path for path in folders if not any(path.rglob(_NIFTI)) and _holds_file(path)]
+    if 2 * len(without) > len(folders):
+        _log.warning(
+            "warning: %s is read as folders of NIfTI files, of which %d of %d hold none: give "
+            "--layout dicom if the others are DICOM",
+            root.name,
+            len(without),
+            len(folders),
+        )
+
+
+def _holds_file(folder: Path) -> bool:
+    return any(path.is_file() for path in folder.rglob("*"))
 
 
 def _own_template(name: str, root: Path) -> tuple[Template, Mapping[str, int]]:

@@ -102,7 +102,7 @@ class Output:
     part: Part | None = None
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
-    _taken: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _taken: dict[str, tuple[str, str, str]] = field(default_factory=dict)
 
     def begin(self) -> None:
         """Read what is there, and clear what an interrupted run left."""
@@ -119,7 +119,7 @@ class Output:
             digest, splits = self.template.digest, sorted(self.splits)
             parts.enter(self.part, self._folder, digest, splits, sorted(self.id_keys))
         self._taken = {
-            case.casefold(): (entry["source"], entry["split"])
+            case.casefold(): (case, entry["source"], entry["split"])
             for case, entry in self.entries.items()
         }
         for folder in {self._journal, *shards}:
@@ -171,8 +171,10 @@ class Output:
         if not _CASE.fullmatch(raw.case):
             raise CaseError("E_NAME", f"{raw.case!r} cannot be a file's name: rename it")
         split = self.target.split_of(raw)
-        source, other = self._taken.setdefault(raw.case.casefold(), (raw.source, split))
-        if source != raw.source:
+        case, source, other = self._taken.setdefault(
+            raw.case.casefold(), (raw.case, raw.source, split)
+        )
+        if not _is_same(raw, case, source):
             raise CaseError("E_NAME", f"{raw.source} gets the same name as {source}: rename it")
         if other != split:
             raise CaseError(
@@ -216,7 +218,7 @@ class Output:
         failure = {"case": raw.case, "source": raw.source, "split": split}
         self.failures.append({**failure, "code": code, "error": reason})
         entry = self.entries.get(raw.case)
-        same = entry and (entry["source"], entry["split"]) == (raw.source, split)
+        same = entry and entry["split"] == split and _is_same(raw, raw.case, entry["source"])
         if same and code not in ("E_NAME", "E_NO_LABEL"):
             _log.warning("case %s: warning: its earlier conversion is removed", raw.case)
             self.scratch(raw.case).mkdir(parents=True, exist_ok=True)
@@ -393,3 +395,8 @@ def _full_disk_explained(folder: Path) -> Iterator[None]:
         raise ConfigError(
             f"the disk of {folder} is full: free some space and run again, what is done is kept"
         ) from None
+
+
+def _is_same(raw: RawCase, case: str, source: str) -> bool:
+    """Whether a case is the one that has its name: of the same source, or called so in a table."""
+    return raw.source == source or (raw.case == case and case in (raw.source, source))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from amae_nnunet.convert.source import RawCase
 from amae_nnunet.convert.template import Template
+from amae_nnunet.errors import one_line
 
 
 def table(cases: Sequence[RawCase], template: Template) -> str:
@@ -20,4 +21,4 @@ def table(cases: Sequence[RawCase], template: Template) -> str:
     for raw in cases:
         lines += [f"unmatched: {raw.source}/{name}" for name in raw.unmatched]
     lines += [f"case {raw.case}: {raw.problem}" for raw in cases if raw.problem]
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))

@@ -31,6 +31,8 @@ _FIXED = ("case", "subject", "split", "label", "problem")
 _OLD = re.compile(r"^row \d+ still has a problem: ")
 _EMPTY_IT = "; correct the row and empty that cell"
 _PATH = re.compile(r"[/\\]|^\.+$")
+_NOT_UTF_8 = re.compile(r"[\ud800-\udfff]")  # bytes of a name as Python keeps them
+_RENAME = "a name of its files is not UTF-8: rename it (with convmv, say) and write the table anew"
 _ABSENT = {"", "nan", "none", "na", "n/a"}
 _CELL = re.compile(r"(?P<path>.*?\.nii(\.gz)?)(\[(?P<volume>\d+)\])?", re.IGNORECASE)
 
@@ -61,10 +63,14 @@ def scan_table(path: Path, template: Template) -> list[RawCase]:
 
 
 def write_table(cases: Sequence[RawCase], path: Path, template: Template) -> None:
-    """Write cases as a table from which ``scan_table`` takes the same; for its owner's eyes."""
+    """Write cases as a table from which ``scan_table`` takes the same; for its owner's eyes.
+
+    A case with a name that is not UTF-8, which a table cannot hold, gets a problem.
+    """
     contrasts = _contrasts(template)
-    private = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(private, "w", newline="", encoding="utf-8") as file:
+    partial = path.with_name(f"{path.name}.partial")
+    private = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(private, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
         writer.writerow(["case", "subject", "split", *contrasts, "label", "problem"])
         for raw in cases:
@@ -75,7 +81,10 @@ def write_table(cases: Sequence[RawCase], path: Path, template: Template) -> Non
             label = _cell(raw.label, path.parent) if raw.label else ""
             problem = f"{raw.code}: {raw.problem}" if raw.code else ""
             files = [cells.get(name, "") for name in contrasts]
+            if any(map(_NOT_UTF_8.search, (*files, label))):
+                problem = problem or f"E_NAME: {_RENAME}"
             writer.writerow([raw.case, raw.subject, raw.split or "", *files, label, problem])
+    partial.replace(path)
 
 
 def _contrasts(template: Template) -> list[str]:

@@ -68,6 +68,15 @@ def dwi(path, b_values=None, directions=None):
         ("sub-1_acq-b1000tracew_dwi", "TRACE"),
         ("sub-1_desc-trace_dwi", "TRACE"),
         ("sub-1_acq-64dir_dwi", "DWI"),
+        ("sub-1_acq-b1000_dwi", "DWI"),
+        ("sub-1_ce-gd_T1w", "T1CE"),
+        ("sub-1_acq-postgad_ce-gd_T1w", "T1CE"),
+        ("sub-1_ce-none_T1w", "T1"),
+        ("sub-1_ce-none_FLAIR", "FLAIR"),
+        ("sub-1_acq-pregad_T1w", "T1"),
+        ("sub-1_acq-space_T1w", "T1"),
+        ("sub-1_acq-cerebellum_T1w", "T1"),
+        ("sub-1_acq-postop_T1w", "T1"),
     ],
 )
 def test_suffix_and_entities_name_the_contrast(name, contrast):
@@ -91,6 +100,15 @@ def test_suffix_and_entities_name_the_contrast(name, contrast):
         ("sub-1_task-rest_bold", "bold is no contrast"),
         ("sub-1_dir-AP_epi", "epi is no contrast"),
         ("sub-1_ce-gd_FLAIR", "FLAIR with a contrast agent"),
+        ("sub-1_acq-b0_dwi", "b0 has no diffusion weighting"),
+        ("sub-1_acq-t1map_T1w", "t1map is no contrast"),
+        *(
+            (
+                f"sub-1_acq-{word}_T1w",
+                f"{word} may mean a contrast agent: put ce-... into its name if there is one",
+            )
+            for word in ("postgad", "gd", "t1ce", "post", "mpragekm")
+        ),
     ],
 )
 def test_what_is_no_contrast_is_refused_with_the_reason(name, reason):
@@ -110,6 +128,22 @@ def test_a_session_is_a_case_and_its_subject_the_patient(root, template):
     ]
     assert names(cases[0]) == {"T1": "anat/sub-a_ses-1_T1w.nii.gz"}
     np.testing.assert_array_equal(cases[0].contrasts["T1"].read()[0], voxels())
+
+
+def test_a_mask_of_a_session_is_no_label_of_the_case_beside_the_sessions(root, template):
+    for place, name in (("anat", "sub-a_T1w"), ("ses-2/anat", "sub-a_ses-2_T1w")):
+        save(root / "sub-a" / place / f"{name}.nii.gz", voxels())
+    masks = root / "derivatives" / "masks" / "sub-a"
+    save(masks / "sub-a_ses-2_label-lesion_mask.nii.gz", lesion())
+    bare, session = scan_bids(root, template)
+    assert (bare.label, session.case) == (None, "sub-a_ses-2")
+    assert session.label.path.name == "sub-a_ses-2_label-lesion_mask.nii.gz"
+    save(
+        masks / "sub-a_label-lesion_mask.nii.gz", lesion()
+    )  # names none: of the case that has none
+    bare, again = scan_bids(root, template)
+    assert bare.label.path.name == "sub-a_label-lesion_mask.nii.gz"
+    assert again.label == session.label
 
 
 def test_images_beside_the_sessions_are_a_case_too(root, template):

@@ -28,7 +28,7 @@ from amae_nnunet.convert.dataset import convert
 from amae_nnunet.convert.output import recorded_keys
 from amae_nnunet.convert.parts import Part
 from amae_nnunet.convert.scan import scan
-from amae_nnunet.convert.table import scan_table
+from amae_nnunet.convert.table import scan_table, write_table
 from amae_nnunet.convert.target import Target, dataset_target
 from amae_nnunet.convert.template import load_template
 from amae_nnunet.errors import ConfigError, InputError
@@ -65,6 +65,32 @@ def go(raw, template, target):
 
 def training_cases(target):
     return json.loads((target.folder / "dataset.json").read_text())["numTraining"]
+
+
+def test_a_table_whose_columns_were_swapped_is_converted_anew(template, target, tmp_path):
+    """Files of one name, one size and one time, as a folder a contrast has them."""
+    for number, name in enumerate(("T1", "FLAIR", "T1CE")):
+        save(tmp_path / name / "p.nii", voxels(number))
+        os.utime(tmp_path / name / "p.nii", ns=(1, 1))
+    options = Options(montages=False)
+    inference = Target(tmp_path / "inputs")
+    for columns in ("T1,FLAIR", "FLAIR,T1"):
+        (tmp_path / "t.csv").write_text(f"case,{columns}\np,T1/p.nii,FLAIR/p.nii\n")
+        cases = scan_table(tmp_path / "t.csv", template)
+        summary = convert(cases, template, inference, processes=1, timeout=0, options=options)
+        assert (summary.done, summary.skipped) == (1, 0)
+    np.testing.assert_array_equal(load(inference.folder / "p_0000.nii.gz")[0], voxels(1))
+
+
+def test_a_case_that_a_table_calls_by_its_name_is_the_case_of_its_folder(raw, go, template, target):
+    (raw / "a").rename(raw / "pat 1")
+    assert go() == (2, 0, 0)
+    write_table(scan(raw, template), raw / "cases.csv", template)
+    cases = scan_table(raw / "cases.csv", template)
+    assert [(case.case, case.source) for case in cases] == [("b", "b"), ("pat-1", "pat-1")]
+    for change in (lambda _: cases, lambda cases: cases):  # and back
+        assert go(change)[2] == 0
+    assert sorted(entry["case"] for entry in ledger(target.folder)) == ["b", "pat-1"]
 
 
 def test_what_is_done_is_skipped_and_what_changed_is_redone(go, raw, target):

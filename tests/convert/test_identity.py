@@ -1,3 +1,4 @@
+import os
 import stat
 
 import pytest
@@ -48,6 +49,12 @@ def test_identifiers_depend_on_key_and_kind_and_are_as_hmac_says():
     assert ids.case("1.2.3")[1:] != ids.subject("1.2.3")[1:]
     assert ids.case("1.2.3") != Identities(b"l" * 16).case("1.2.3")
     assert ids.case("1.2.3") != ids.case("1.2.4")
+
+
+def test_names_that_are_not_utf_8_have_identifiers_too():
+    ids = Identities(b"x" * 16)
+    names = [os.fsdecode(name) for name in (b"M\xfcller", b"M\xf6ller", "Müller".encode())]
+    assert len({ids.case(name) for name in names}) == 3
 
 
 def test_a_bad_key_file_is_refused(tmp_path):

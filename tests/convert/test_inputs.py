@@ -43,6 +43,12 @@ def test_a_dry_run_leaves_a_sheet_that_gives_the_same_cases(request_, tmp_path):
         dry_run(request_, sheet)
 
 
+def test_where_no_sheet_can_be_written_is_said_before_anything_is_read(request_, tmp_path):
+    missing = tmp_path / "gone" / "series.tsv"
+    with pytest.raises(ConfigError, match=r"gone/series\.tsv: no file can be made there"):
+        dry_run(replace(request_, root=tmp_path / "unread", layout="folders"), missing)
+
+
 def test_the_sheet_is_obeyed(request_, tmp_path):
     sheet = tmp_path / "series.tsv"
     dry_run(replace(request_, split="test"), sheet)

@@ -233,6 +233,19 @@ def test_another_folder_is_not_the_layout(root, tmp_path, name):
         scan_layout(root / "gone", name, given)
 
 
+def test_a_mask_in_an_archive_of_dicom_does_not_hide_it_without_a_word(root, caplog):
+    for name in ("p1/s/IM1", "p2/s/IM1", "p3/s/IM1", "p3/mask.nii.gz"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    assert detect_layout(root) == "folders"
+    assert "of which 2 of 3 hold none: give --layout dicom if the others are DICOM" in caplog.text
+    caplog.clear()
+    (root / "p1" / "T1.nii.gz").write_bytes(b"x")
+    (root / "empty").mkdir()
+    assert detect_layout(root) == "folders"
+    assert not caplog.text
+
+
 @pytest.mark.parametrize(
     ("files", "kind"),
     [

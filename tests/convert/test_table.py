@@ -1,10 +1,12 @@
 import csv
+import os
 
 import numpy as np
 import pytest
 from convert.studies import lesion, make_case, save, voxels, write_template
 
 from amae_nnunet.convert.bids import scan_bids
+from amae_nnunet.convert.overview import table
 from amae_nnunet.convert.scan import scan
 from amae_nnunet.convert.table import scan_table, write_table
 from amae_nnunet.convert.template import load_template
@@ -66,6 +68,22 @@ def test_a_written_table_reads_as_the_same_cases(data, tmp_path, template, name,
     again = path.with_stem("again")
     write_table(scan_table(path, template), again, template)
     assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_name_that_is_not_utf_8_is_a_problem_of_its_row_alone(tmp_path, data, template):
+    (data / "b").rename(data / os.fsdecode(b"M\xfcller"))
+    cases = scan(data, template)
+    write_table(cases, tmp_path / "cases.csv", template)
+    assert [row["problem"][:40] for row in read(tmp_path / "cases.csv")] == [
+        "E_NAME: a name of its files is not UTF-8", ""
+    ]  # fmt: skip
+    assert {raw.case: raw.code for raw in scan_table(tmp_path / "cases.csv", template)} == {
+        "M-ller": "E_NAME", "a": ""
+    }  # fmt: skip
+    (data / os.fsdecode(b"M\xfcller") / os.fsdecode(b"\xfc.nii.gz")).write_bytes(b"")
+    shown = table(scan(data, template), template)
+    assert shown.encode()  # what a terminal gets
+    assert "unmatched: M\\udcfcller/\\udcfc.nii.gz" in shown
 
 
 def test_an_alternative_and_a_volume_survive_the_table(tmp_path, template):

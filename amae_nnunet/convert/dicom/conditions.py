@@ -51,13 +51,15 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "ge": operator.ge,
     "eq": operator.eq,
 }
+_AGENTS = r"c|km|gd|gad\w*|contrast|kontrast"
 _PLANES = r"ax(?:ial)?|sag(?:ittal)?|cor(?:onal)?|tra|obl"
 
 
 def words(text: str) -> str:
     r"""A name as words, in lower case, for regular expressions with ``\b``.
 
-    Accents go, ``_`` and other signs become blanks, ``+`` becomes ``plus``, ``T2*`` ``t2 star``.
+    Accents go, ``_`` and other signs become blanks, ``+`` becomes ``plus``, ``T2*`` ``t2 star``, a
+    minus beside an agent (``-KM``, ``GD-``, ``s/GD``) ``minus``.
     ``2d``, ``3d``, ``t1``, ``t2`` and planes are cut off what they stick to. Where upper case
     begins inside a word, both readings are given: ``isoDWI`` is ``iso dwi | isodwi``.
     """
@@ -69,7 +71,10 @@ def words(text: str) -> str:
 
 def _lower_words(text: str) -> str:
     text = re.sub(r"(?<![a-z])t2 ?\*", "t2 star ", text.lower())
-    text = re.sub(r"(?<=\s)-(?=c\b)", " minus ", text).replace("+", " plus ")
+    text = re.sub(rf"\+ ?/ ?- ?({_AGENTS})\b", r" plus \1 minus \1 ", text)
+    text = re.sub(rf"(?<=[\s_])(-|s/) ?(?=({_AGENTS})\b)", " minus ", text)
+    text = re.sub(rf"(?<![a-z0-9])({_AGENTS})-(?![a-z0-9])", r" minus \1 ", text)
+    text = text.replace("+", " plus ")
     text = re.sub(r"[^a-z0-9]+", " ", text)
     text = re.sub(r"(?<!\bt)([23]d)", r" \1 ", text)
     text = re.sub(rf"\b({_PLANES})(?=t[12]|flair|dwi|adc|swi|swan|gre|pd)", r"\1 ", text)

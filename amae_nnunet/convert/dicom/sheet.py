@@ -170,17 +170,15 @@ def table(rows: Sequence[Row], accepts: Mapping[str, Sequence[str]]) -> str:
 
     ``x`` stands for a chosen stack, ``?`` for doubtful ones only, ``-`` for none.
     """
-    cases = sorted({row.case for row in rows})
-    width = max([len("case"), *map(len, cases)])
+    by_case: dict[str, list[Row]] = {}
+    for row in rows:
+        by_case.setdefault(row.case, []).append(row)
+    width = max([len("case"), *map(len, by_case)])
     lines = ["  ".join(["case".ljust(width), *accepts])]
-    for case in cases:
+    for case, own in sorted(by_case.items()):
         marks = []
         for channel in accepts:
-            fitting = [
-                row
-                for row in rows
-                if row.case == case and channel_of(row.contrast, accepts) == channel
-            ]
+            fitting = [row for row in own if channel_of(row.contrast, accepts) == channel]
             doubtful = any(row.verdict == "ambiguous" for row in fitting)
             mark = "x" if any(row.chosen for row in fitting) else "-?"[doubtful]
             marks.append(mark.center(len(channel)))
@@ -267,6 +265,8 @@ def _check_names(row: Row) -> None:
             raise ConfigError(
                 f"{column} {getattr(row, column)!r}: use letters, digits, '.', '_' and '-' only"
             )
+    if row.case.endswith("_seg"):
+        raise ConfigError(f"case {row.case}: nnU-Net would take it for a label: rename it")
 
 
 def _check(row: Row, stack: Stack, accepts: Mapping[str, Sequence[str]]) -> str:

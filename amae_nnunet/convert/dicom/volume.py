@@ -61,8 +61,10 @@ class DicomVolume:
 
     @property
     def name(self) -> str:
-        """Series number and key; no text of the header."""
-        return f"series {self.stack.facts.series_number} stack {self.stack.key}"
+        """Numbers of the series; no text of the header, and no hash of one (``Stack.key``)."""
+        facts = self.stack.facts
+        weighting = "" if facts.b_value is None else f", b {facts.b_value:g}"
+        return f"series {facts.series_number} ({facts.size[2]} slices{weighting})"
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -187,6 +187,7 @@ def test_rows_and_columns_for_reading_only_may_go(tmp_path):
         (4, {"subject": "s2"}, "line 4: case c1 has two subjects: give it one"),
         (2, {"case": "../x"}, "line 2: case '../x': use letters"),
         (2, {"case": ""}, "line 2: case '': use letters"),
+        (2, {"case": "c_seg"}, "line 2: case c_seg: nnU-Net would take it for a label: rename it"),
         (2, {"subject": "Doe^J"}, "line 2: subject 'Doe^J': use letters"),
     ],
 )
