@@ -80,11 +80,21 @@ def test_of_several_renamings_the_one_that_saves_most_in_the_study_is_named(
 ):
     model = AdaptiveMAE(make_config(contrasts=CONTRASTS))
     study = Study("Dataset950_Small", "a", Path(), (0, 1), (0, 1))
-    found = [[Outcome(*draw) for draw in row] for row in draws]
+    found = [[Outcome(*draw, 0.5) for draw in row] for row in draws]
     monkeypatch.setattr(check, "outcomes", lambda *_: found)
     assert renamings([0, 1], 3) == [{0: 1, 1: 0}, {0: 2}, {1: 2}]
     found[:2] = found[1::-1]
     assert check_study(model, study, 0.7).names == names
+
+
+@pytest.mark.parametrize(("left", "found"), [(0.99, True), (1.01, False)])
+def test_what_the_model_does_not_know_it_cannot_name(monkeypatch, left, found):
+    """An error of 1 is that of the image's mean: another name may fit better and mean nothing."""
+    model = AdaptiveMAE(make_config(contrasts=CONTRASTS))
+    study = Study("Dataset950_Small", "a", Path(), (0, 1), (0, 1))
+    draws = [[Outcome(0.2, 0.2, left), Outcome(0.2, 0.1, left)], [], []]
+    monkeypatch.setattr(check, "outcomes", lambda *_: draws)
+    assert (check_study(model, study, 0.7) is not None) == found
 
 
 def test_all_single_renamings_and_swaps_are_tried():
