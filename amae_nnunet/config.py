@@ -249,13 +249,16 @@ def stride_product(strides: Sequence[Sequence[int]]) -> Axes:
     return z, y, x
 
 
-def check_divisible(patch_size: Sequence[int], token_size: Sequence[int]) -> None:
-    """Raise ConfigError, naming the nearest good patch, unless tokens tile the patch."""
-    if any(p < t or p % t for p, t in zip(patch_size, token_size, strict=True)):
-        near = [max(t, round(p / t) * t) for p, t in zip(patch_size, token_size, strict=True)]
+def check_divisible(
+    patch_size: Sequence[int], size: Sequence[int], what: str = "the token size"
+) -> None:
+    """Raise ConfigError, naming the nearest good patch, unless boxes of ``size`` tile the patch."""
+    if any(p < t or p % t for p, t in zip(patch_size, size, strict=True)):
+        near = [max(t, round(p / t) * t) for p, t in zip(patch_size, size, strict=True)]
+        hint = ", or fewer num_strides" if what == "the token size" else ""
         raise ConfigError(
-            f"patch_size {list(patch_size)} is not divisible by the token size {list(token_size)}: "
-            f"use {near}, or fewer num_strides"
+            f"patch_size {list(patch_size)} is not divisible by {what} {list(size)}: "
+            f"use {near}{hint}"
         )
 
 

@@ -94,7 +94,7 @@ def test_a_model_folder_moved_elsewhere_predicts_the_same_without_the_checkpoint
         said = trained.run(
             f"amae-nnunet-convert -i new -t Small.json -o moved --for_model {moved} -np 1"
         )
-        (following,) = re.findall(r"^next: (nnUNetv2_predict_from_modelfolder .*)$", said, re.M)
+        (following,) = re.findall(r"^next: (amae-nnunet-predict .*)$", said, re.M)
         trained.run(f"{following} -device cpu --disable_tta -npp 1 -nps 1")
     finally:
         hidden.rename(results)

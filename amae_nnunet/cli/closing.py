@@ -82,7 +82,7 @@ def _dataset_steps(target: Target, summary: Summary) -> list[str]:
         elif not summary.training:
             steps.append("next: convert the training cases, too (--split train)")
         else:
-            words = ["nnUNetv2_predict", *images, "-d", number, "-c", _CONFIGURATION, "-tr"]
+            words = ["amae-nnunet-predict", *images, "-d", number, "-c", _CONFIGURATION, "-tr"]
             steps.append(f"once it is trained: {shlex.join([*words, _TRAINER, '-f', '0'])}")
     return steps
 
@@ -92,7 +92,7 @@ def _predict_inputs(args: argparse.Namespace, layout: str) -> list[str]:
     images = ["-i", str(args.output), "-o", f"{args.output}_predicted"]
     if args.for_model:
         return [f"next: {shlex.join(_predict(images, args.for_model.resolve()))}"]
-    words = ["nnUNetv2_predict", *images, "-d", "ID", "-c", _CONFIGURATION, "-tr", _TRAINER]
+    words = ["amae-nnunet-predict", *images, "-d", "ID", "-c", _CONFIGURATION, "-tr", _TRAINER]
     steps = [
         f"next: {shlex.join([*words, '-f', '0'])}  # ID: the model's data set; or give --for_model"
     ]
@@ -110,10 +110,10 @@ def _predict(images: list[str], model: Path) -> list[str]:
     number = re.match(r"Dataset(\d{3})_", model.parent.name)
     if results and found and number and model.parents[1] == Path(results).resolve():
         trainer, plans, configuration = found.groups()
-        words = ["nnUNetv2_predict", *images, "-d", str(int(number[1])), "-c", configuration]
+        words = ["amae-nnunet-predict", *images, "-d", str(int(number[1])), "-c", configuration]
         words += ["-tr", trainer, "-p", plans]
     else:
-        words = ["nnUNetv2_predict_from_modelfolder", *images, "-m", str(model)]
+        words = ["amae-nnunet-predict", *images, "-m", str(model)]
     for checkpoint in _CHECKPOINTS:
         folds = sorted(path.parent.name[5:] for path in model.glob(f"fold_*/{checkpoint}"))
         if folds:

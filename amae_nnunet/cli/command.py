@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 
 from amae_nnunet import __version__
@@ -63,6 +64,7 @@ def run(
     not be read or written, or a full disk; any other exception keeps its traceback (exit code 1).
     """
     args = parser.parse_intermixed_args(argv)
+    warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # of what nnU-Net imports
     logging.basicConfig(
         format="%(asctime)s %(name)s: %(message)s" if args.verbose else "%(message)s",
         stream=sys.stderr,

@@ -174,8 +174,6 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--folds {args.folds}: give 2 or more")
     if args.b_value is not None and not 0 < args.b_value < math.inf:
         raise ConfigError(f"--b_value {args.b_value:g}: give s/mm2, more than 0")
-    if args.labels and not args.labels.is_dir():
-        raise ConfigError(f"--labels {args.labels} is not a folder: give the one with CASE.nii.gz")
     if args.series and not args.dry_run and not args.series.is_file():
         raise ConfigError(f"--series {args.series} is not there: write it with --dry_run")
     if (args.num_parts is None) != (args.part_id is None):
@@ -198,6 +196,8 @@ def _check_dicom_only(args: argparse.Namespace, layout: str) -> None:
             f"--{given[0]} is for DICOM, and {args.raw} is read as {layout}: leave it out, or give "
             "--layout dicom"
         )
+    if args.labels and not args.labels.is_dir():
+        raise ConfigError(f"--labels {args.labels} is not a folder: give the one with CASE.nii.gz")
 
 
 def _request(args: argparse.Namespace) -> Request:

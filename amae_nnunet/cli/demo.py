@@ -114,7 +114,10 @@ def run_stages(folder: Path, steps: list[Stage]) -> None:
         return
     template = json.dumps(TEMPLATE)
     (folder / "template.json").write_text(template + "\n", encoding="utf-8")
-    print("# all steps take about ten minutes on two idle cores (11 minutes of CPU time)")
+    print(
+        "# all steps take about ten minutes on two idle cores (11 minutes of CPU time), train half"
+    )
+    print(f"# of them; what they say: {folder / 'logs'}")
     print(*preamble(folder), f"echo {shlex.quote(template)} > template.json", sep="\n")
     for number, stage in enumerate(steps, 1):
         if (done / stage.file_name).exists():
@@ -164,5 +167,5 @@ def _draw(folder: Path) -> None:
         {name: load(folder / "studies/test" / case / f"{name}.nii.gz") for name in CONTRASTS},
         load(label),
         {titles[given]: load(predictions / given / label.name) for given in GIVEN},
-        heading=f"test case {case}",
+        heading=f"test case {case}; Dice is that of the whole case",
     )

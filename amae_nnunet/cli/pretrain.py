@@ -164,7 +164,8 @@ def _pretrain_on(args: argparse.Namespace, ranks: Ranks, device: torch.device) -
     plans = f" -p {args.plans}" if args.plans != "nnUNetPlans" else ""
     number = dataset.name[7:10]
     fold = "0" if args.fold == "all" else args.fold
-    say(f"next: nnUNetv2_train {number} {args.configuration} {fold} -tr AMAETrainer{plans}")
+    kind = "" if device.type == "cuda" else f" -device {device.type}"
+    say(f"next: nnUNetv2_train {number} {args.configuration} {fold} -tr AMAETrainer{plans}{kind}")
     return 0
 
 

@@ -87,12 +87,13 @@ def run_stage(folder: Path, stage: Stage) -> None:
 
 def _watch(process: subprocess.Popen[bytes], log: Path) -> int:
     """Wait for a process; on a terminal, show how long and the last line of its log meanwhile."""
-    with tqdm(bar_format="{elapsed}  {desc}", leave=False, disable=None) as bar:
+    columns = shutil.get_terminal_size().columns  # also where a terminal does not tell
+    with tqdm(bar_format="{elapsed}  {desc}", leave=False, disable=None, ncols=columns) as bar:
         while True:
             try:
                 return process.wait(timeout=1)
             except subprocess.TimeoutExpired:
-                width = shutil.get_terminal_size().columns - len("00:00:00   ")
+                width = columns - len("00:00:00   ")
                 bar.set_description_str(_last_line(log)[: max(0, width)])
 
 

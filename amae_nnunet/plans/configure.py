@@ -192,7 +192,8 @@ def _nnunet_values(
         if not good or len(value) != (1 if key == "batch_size" else 3):
             raise ConfigError(f"{key}={checked[key]!r}: give {kind}, as in {_example(key)}")
     if "patch_size" in checked:
-        check_divisible(checked["patch_size"], stride_product(_strides(dataset)))
+        strides = stride_product(_strides(dataset))
+        check_divisible(checked["patch_size"], strides, "the strides of the plan, together")
     if "spacing" in checked:
         checked["data_identifier"] = identifier
     return checked

@@ -54,11 +54,11 @@ class Estimate:
     load: float
 
     def __str__(self) -> str:
-        busy = f"\nthe machine is busy: the times are too long, perhaps {self.load:.1f} times"
+        busy = f"\nthe machine is busy: idle, it may be {self.load:.1f} times as fast"
         return (
             f"{self.contrasts:.1f} contrasts a study, {self.step_seconds:.3g} s a step\n"
             f"time: {_duration(self.epoch_seconds)} an epoch, "
-            f"{_duration(self.total_seconds)} in all\n"
+            f"{_duration(self.total_seconds)} in all, and some seconds to start\n"
             f"memory: {self.memory_bytes / 1e9:.2f} GB, disk: {self.disk_bytes / 1e9:.3g} GB"
             f"{busy if self.load > 1 else ''}"
         )

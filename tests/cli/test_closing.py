@@ -59,14 +59,14 @@ def test_counts_folds_and_failures():
 
 
 def test_what_comes_next_depends_on_what_is_there(results):
-    once = "once it is trained: nnUNetv2_predict"
+    once = "once it is trained: amae-nnunet-predict"
     assert last(written=["train"], training=3) == [PLAN]
     assert last(written=["test"]) == ["next: convert the training cases, too (--split train)"]
     stock = f"{once} {IMAGES} -d 7 -c 3d_fullres -tr AMAETrainer -f 0"
     assert last(written=["test"], training=3) == [stock]
     assert last(written=["test", "train"], training=3) == [PLAN, stock]
     trained(results / DATASET / "Mine__SomePlans__3d_lowres", 0, 3)
-    known = f"nnUNetv2_predict {IMAGES} -d 7 -c 3d_lowres -tr Mine -p SomePlans -f 0 3"
+    known = f"amae-nnunet-predict {IMAGES} -d 7 -c 3d_lowres -tr Mine -p SomePlans -f 0 3"
     assert last(written=["test"], training=3) == [f"next: {known}"]
     assert last(written=["test", "train"], training=3) == [PLAN, f"then train again, and: {known}"]
     (line,) = last(written=["unlabeled"])
@@ -80,21 +80,21 @@ def test_inference_inputs_name_the_model(results, tmp_path, monkeypatch):
     (line,) = last(f"-o in --for_model {model}")
     images = "-i in -o in_predicted"
     assert line == (
-        f"next: nnUNetv2_predict {images} -d 12 -c tiny -tr AMAETrainer -p AMAEPlans -f 0 1"
+        f"next: amae-nnunet-predict {images} -d 12 -c tiny -tr AMAETrainer -p AMAEPlans -f 0 1"
     )
     moved = trained(tmp_path / "my models" / "M", "all", checkpoint="checkpoint_best.pth")
     monkeypatch.chdir(moved)
     (line,) = last("-o in --for_model .")
     assert shlex.split(line)[1:] == [
-        *("nnUNetv2_predict_from_modelfolder", *images.split(), "-m", str(moved.resolve())),
+        *("amae-nnunet-predict", *images.split(), "-m", str(moved.resolve())),
         *("-f", "all", "-chk", "checkpoint_best.pth"),
     ]
     monkeypatch.delenv("nnUNet_results")
     assert last(f"-o in --for_model {model}")[0].startswith(
-        f"next: nnUNetv2_predict_from_modelfolder {images} -m {model.resolve()} -f 0 1"
+        f"next: amae-nnunet-predict {images} -m {model.resolve()} -f 0 1"
     )
     assert last("-o in") == [
-        f"next: nnUNetv2_predict {images} -d ID -c 3d_fullres -tr AMAETrainer -f 0  # ID: the "
+        f"next: amae-nnunet-predict {images} -d ID -c 3d_fullres -tr AMAETrainer -f 0  # ID: the "
         "model's data set; or give --for_model"
     ]
 

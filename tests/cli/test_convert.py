@@ -89,7 +89,8 @@ def test_train_then_test_make_one_data_set(good):
         "  FLAIR        2 cases",
         "  T1CE         2 cases",
         f"look: {dataset / 'report.html'}",
-        f"once it is trained: nnUNetv2_predict {images} -d 501 -c 3d_fullres -tr AMAETrainer -f 0",
+        f"once it is trained: amae-nnunet-predict {images} -d 501 -c 3d_fullres -tr AMAETrainer "
+        "-f 0",
     ]
     channels = [f"{channel:04d}.nii.gz" for channel in range(3)]
     expected = {*RECORDS, "dataset.json"}
@@ -235,7 +236,7 @@ def test_inference_inputs(tmp_path):
     )
     done = command(*arguments)
     assert done.returncode == 0, done.stderr
-    assert f"next: nnUNetv2_predict -i {tmp_path / 'in'}" in done.stdout
+    assert f"next: amae-nnunet-predict -i {tmp_path / 'in'}" in done.stdout
     images = [f"a_{channel:04d}.nii.gz" for channel in range(3)]
     assert tree(tmp_path / "in") == sorted([*images, *RECORDS, "report/a.webp"])
     assert ContrastRecord.read(tmp_path / "in").names_present("a") == ("T1", "FLAIR")
@@ -348,6 +349,8 @@ def one_case(tmp_path_factory):
         (("-t", "LGG", "-d", 1, "--series", "gone.tsv"), 2, "gone.tsv is not there: write it"),
         (("-t", "LGG", "-d", 1, "--rules", "x"), 2, "--rules is for DICOM, and"),
         (("-t", "LGG", "-d", 1, "--labels", "."), 2, "is read as folders: leave it out"),
+        (("-t", "LGG", "-d", 1, "--labels", "gone"), 2, "is read as folders: leave it out"),
+        (("-t", "LGG", "-d", 1, "--labels", "gone", "--layout", "dicom"), 2, "is not a folder"),
         (("-t", "LGG", "-d", 1, "--b_value", 800), 2, "--b_value is for DICOM, and"),
         (("-t", "LGG", "-d", 1, "--b_value", -5), 2, "--b_value -5: give s/mm2, more than 0"),
         (("-t", "LGG", "-d", 1, "--b_value", 0), 2, "--b_value 0: give"),

@@ -89,7 +89,7 @@ def test_steps_in_which_something_is_compiled_do_not_count():
 def test_a_busy_machine_is_named(measured, monkeypatch):
     run, batches, result = measured
     assert "busy" not in str(dataclasses.replace(result, load=0.9))
-    assert "perhaps 3.5 times" in str(dataclasses.replace(result, load=3.5))
+    assert "may be 3.5 times as fast" in str(dataclasses.replace(result, load=3.5))
     monkeypatch.setattr(os, "getloadavg", lambda: (6.0, 0.0, 0.0))
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     assert estimate(run, batches, 0).load == 1.5
