@@ -12,6 +12,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 from amae_nnunet.cli.check import Check
@@ -63,7 +65,8 @@ def trial(device: str) -> Iterator[Check]:
     folder = Path(tempfile.mkdtemp(prefix="amae_doctor_"))
     (folder / "t.json").write_text(json.dumps(_TEMPLATE), encoding="utf-8")
     always = dict.fromkeys(CONTRASTS, 1.0)
-    write_studies(folder / "studies", 2, 0, CONTRASTS, (16, 32, 32), (6.0, 5.0, 5.0), always)
+    with redirect_stderr(StringIO()):  # its progress bar would stand between the checks
+        write_studies(folder / "studies", 2, 0, CONTRASTS, (16, 32, 32), (6.0, 5.0, 5.0), always)
     for stage in stages(device):
         began = time.monotonic()
         try:
