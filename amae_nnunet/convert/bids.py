@@ -49,8 +49,10 @@ _NAMED = re.compile(r"adc|trace|isodwi")
 _MAPS = re.compile(
     r"e(xp)?adc|colfa|tensor|m(in)?ip|phase|[rt][12]s?(star)?map|^(fa|md|ad|rd|s0map)$"
 )
-_B0 = re.compile(r"b0+(?!\d)")
-_AGENT = re.compile(r"gad|^gd|gd$|^km|km$|^(t1)?ce(\d*d)?$|withcontrast|post(?!op)")
+_B0 = re.compile(r"^b0+$")
+_AGENT = re.compile(
+    r"gad(?!get)|^gd|gd$|^km|km$|^(t1)?ce(\d*d)?$|withcontrast|post$|post(gd|con|km|ce|inj)"
+)
 _BEFORE = re.compile(r"^(pre|no)|without|nativ")
 _NO_AGENT = {"none", "no", "without", "native", "nativ", "pre"}
 _ANATOMY = re.compile(r"brain|head|skull|tissue|aseg|aparc|ventric|^(gm|wm|csf|bg|fov)$")
@@ -121,7 +123,7 @@ def contrast_of(entities: Mapping[str, str], suffix: str) -> tuple[str, str]:
     told = (word for word in words if _AGENT.search(word) and not _BEFORE.search(word))
     agent = "" if contrast != "T1" or "ce" in entities else next(told, "")
     if agent:
-        return "", f"{agent} may mean a contrast agent: put ce-... into its name if there is one"
+        return "", f"{agent} may be with a contrast agent: add ce-AGENT to its name, or ce-none"
     return contrast, ""
 
 

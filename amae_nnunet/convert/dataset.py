@@ -140,7 +140,7 @@ def _plan(
                 raise CaseError("E_NAME", f"{raw.source} is there twice: remove one of them")
             if raw.code:
                 raise CaseError(raw.code, raw.problem)
-            output.claim(raw)
+            raw = output.claim(raw)
             key = keys[raw.case] = _key(raw, output.template, options)
             if output.is_done(raw.case, key):
                 _log.debug("case %s: skipped, its input is as it was", raw.case)
@@ -178,7 +178,7 @@ def _say_what_is_known(cases: Sequence[RawCase], jobs: Collection[str], output: 
 def _key(raw: RawCase, template: Template, options: Options) -> str:
     """A hash of what a case is made from: files, template, options, version.
 
-    A file is its size, its time and its name with two folders, so that ``T1/0001.nii`` is not
+    A file is its size, its time and its name with the folder, so that ``T1/0001.nii`` is not
     ``FLAIR/0001.nii`` and an archive may be moved as a whole.
 
     Raises:
@@ -188,14 +188,15 @@ def _key(raw: RawCase, template: Template, options: Options) -> str:
     content: list[Any] = [raw.case, raw.subject, list(raw.warnings)]
     content += [template.digest, asdict(options), __version__]
     for name, source in sources.items():
-        content.append([name, source.name, dict(source.facts), list(source.warnings)])
+        facts, warnings = dict(source.facts), list(source.warnings)
+        content.append([name, source.name, source.part, facts, warnings])
         for path in source.paths:
             try:
                 status = path.stat()
             except OSError as error:
                 reason = f"{source.name} cannot be read any more ({error.strerror}): copy it again"
                 raise CaseError("E_DAMAGED", reason) from None
-            content.append([path.parts[-3:], status.st_size, status.st_mtime_ns])
+            content.append([path.parts[-2:], status.st_size, status.st_mtime_ns])
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

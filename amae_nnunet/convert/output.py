@@ -16,7 +16,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +162,11 @@ class Output:
         """The temporary folder of a case."""
         return self._journal / _TEMPORARY / case
 
-    def claim(self, raw: RawCase) -> None:
+    def claim(self, raw: RawCase) -> RawCase:
         """Take a case's name.
+
+        Returns:
+            The case; if a table calls it as an earlier run did, from the same source as then.
 
         Raises:
             CaseError: it cannot be used, or another case has it.
@@ -174,7 +177,7 @@ class Output:
         case, source, other = self._taken.setdefault(
             raw.case.casefold(), (raw.case, raw.source, split)
         )
-        if not _is_same(raw, case, source):
+        if source != raw.source and not (raw.named and raw.case == case):
             raise CaseError("E_NAME", f"{raw.source} gets the same name as {source}: rename it")
         if other != split:
             raise CaseError(
@@ -182,6 +185,7 @@ class Output:
                 f"it is there already, in split {other}: leave it out, or rename it if it is "
                 "another patient",
             )
+        return replace(raw, source=source)
 
     def is_done(self, case: str, key: str) -> bool:
         """Whether the case was converted from the same input, and its files are still there."""
@@ -218,7 +222,7 @@ class Output:
         failure = {"case": raw.case, "source": raw.source, "split": split}
         self.failures.append({**failure, "code": code, "error": reason})
         entry = self.entries.get(raw.case)
-        same = entry and entry["split"] == split and _is_same(raw, raw.case, entry["source"])
+        same = entry and (entry["source"], entry["split"]) == (raw.source, split)
         if same and code not in ("E_NAME", "E_NO_LABEL"):
             _log.warning("case %s: warning: its earlier conversion is removed", raw.case)
             self.scratch(raw.case).mkdir(parents=True, exist_ok=True)
@@ -395,8 +399,3 @@ def _full_disk_explained(folder: Path) -> Iterator[None]:
         raise ConfigError(
             f"the disk of {folder} is full: free some space and run again, what is done is kept"
         ) from None
-
-
-def _is_same(raw: RawCase, case: str, source: str) -> bool:
-    """Whether a case is the one that has its name: of the same source, or called so in a table."""
-    return raw.source == source or (raw.case == case and case in (raw.source, source))

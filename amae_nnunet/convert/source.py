@@ -28,6 +28,10 @@ class Source(Protocol):
         """The files on disk; the case is redone when one of them changes."""
 
     @property
+    def part(self) -> str:
+        """What of these files it is, if they hold more; goes into a hash and nowhere else."""
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """What the ledger keeps of it: numbers and enumerated words only."""
 
@@ -73,6 +77,11 @@ class NiftiFile:
         """The one file."""
         return (self.path,)
 
+    @property
+    def part(self) -> str:
+        """The volume, which is among the facts."""
+        return ""
+
     def read(self, scratch: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See ``Source.read``."""
         return open_nifti(self.path, self.name, self.volume)
@@ -94,6 +103,7 @@ class RawCase:
         problem: the same in one line.
         warnings: doubts about the case as a whole, each ``W_CODE: text``.
         id_key: mark of the key that its identifier is hashed with, empty for a name kept.
+        named: its user has called it so, in a table.
     """
 
     case: str
@@ -107,3 +117,4 @@ class RawCase:
     problem: str = ""
     warnings: tuple[str, ...] = ()
     id_key: str = ""
+    named: bool = False

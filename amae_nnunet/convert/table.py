@@ -14,7 +14,7 @@ import io
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from amae_nnunet.contrasts import SPLITS
@@ -173,7 +173,7 @@ def _scan_row(row: _Row, same: Sequence[int], folder: Path, template: Template) 
         _add_files(number, texts, folder, found)
     except CaseError as error:
         found.problem = found.problem or error
-    return found.raw_case(template, f"fill a cell of row {number}")
+    return replace(found.raw_case(template, f"fill a cell of row {number}"), named=True)
 
 
 def _check_names(texts: Mapping[str, str], same: Sequence[int]) -> None:

@@ -80,6 +80,7 @@ class Misbehaving:
     facts = {}  # noqa: RUF012
     warnings = ()
     name = "T1.nii.gz"
+    part = ""
 
     @property
     def paths(self):

@@ -69,6 +69,12 @@ def dwi(path, b_values=None, directions=None):
         ("sub-1_desc-trace_dwi", "TRACE"),
         ("sub-1_acq-64dir_dwi", "DWI"),
         ("sub-1_acq-b1000_dwi", "DWI"),
+        ("sub-1_acq-b0b1000_dwi", "DWI"),
+        ("sub-1_rec-b0corrected_dwi", "DWI"),
+        ("sub-1_acq-poststroke_T1w", "T1"),
+        ("sub-1_acq-posterior_T1w", "T1"),
+        ("sub-1_rec-gadgetron_T1w", "T1"),
+        ("sub-1_acq-gd_ce-none_T1w", "T1"),
         ("sub-1_ce-gd_T1w", "T1CE"),
         ("sub-1_acq-postgad_ce-gd_T1w", "T1CE"),
         ("sub-1_ce-none_T1w", "T1"),
@@ -105,7 +111,7 @@ def test_suffix_and_entities_name_the_contrast(name, contrast):
         *(
             (
                 f"sub-1_acq-{word}_T1w",
-                f"{word} may mean a contrast agent: put ce-... into its name if there is one",
+                f"{word} may be with a contrast agent: add ce-AGENT to its name, or ce-none",
             )
             for word in ("postgad", "gd", "t1ce", "post", "mpragekm")
         ),

@@ -90,7 +90,18 @@ def test_a_case_that_a_table_calls_by_its_name_is_the_case_of_its_folder(raw, go
     assert [(case.case, case.source) for case in cases] == [("b", "b"), ("pat-1", "pat-1")]
     for change in (lambda _: cases, lambda cases: cases):  # and back
         assert go(change)[2] == 0
-    assert sorted(entry["case"] for entry in ledger(target.folder)) == ["b", "pat-1"]
+    entries = {entry["case"]: entry["source"] for entry in ledger(target.folder)}
+    assert entries == {"b": "b", "pat-1": "pat 1"}
+
+
+def test_of_two_folders_whose_names_become_one_the_second_is_refused(raw, go, target, tmp_path):
+    make_case(tmp_path / "one", "pat 1")
+    make_case(tmp_path / "two", "pat-1")
+    assert go(root=tmp_path / "one") == (1, 0, 0)
+    with pytest.raises(InputError, match="the case could not be converted"):
+        go(root=tmp_path / "two")
+    (failure,) = ledger(target.folder, "failures.jsonl")
+    assert failure["error"] == "pat-1 gets the same name as pat 1: rename it"
 
 
 def test_what_is_done_is_skipped_and_what_changed_is_redone(go, raw, target):

@@ -52,6 +52,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "eq": operator.eq,
 }
 _AGENTS = r"c|km|gd|gad\w*|contrast|kontrast"
+_WITH = r"\b(?:with|mit|avec|con|post|nach|after)"
 _PLANES = r"ax(?:ial)?|sag(?:ittal)?|cor(?:onal)?|tra|obl"
 
 
@@ -71,15 +72,20 @@ def words(text: str) -> str:
 
 def _lower_words(text: str) -> str:
     text = re.sub(r"(?<![a-z])t2 ?\*", "t2 star ", text.lower())
-    text = re.sub(rf"\+ ?/ ?- ?({_AGENTS})\b", r" plus \1 minus \1 ", text)
-    text = re.sub(rf"(?<=[\s_])(-|s/) ?(?=({_AGENTS})\b)", " minus ", text)
-    text = re.sub(rf"(?<![a-z0-9])({_AGENTS})-(?![a-z0-9])", r" minus \1 ", text)
+    text = re.sub(rf"(\+ ?/ ?- ?|\s- )({_AGENTS})\b", r" plus \2 minus \2 ", text)  # who knows?
+    text = re.sub(rf"(?<=[\s_])(-|s/)(?=({_AGENTS})\b)", " minus ", text)
+    text = re.sub(rf"({_WITH} )?(?<![a-z0-9])({_AGENTS})-(?![a-z0-9])", _without, text)
     text = text.replace("+", " plus ")
     text = re.sub(r"[^a-z0-9]+", " ", text)
     text = re.sub(r"(?<!\bt)([23]d)", r" \1 ", text)
     text = re.sub(rf"\b({_PLANES})(?=t[12]|flair|dwi|adc|swi|swan|gre|pd)", r"\1 ", text)
     text = re.sub(r"(?<![a-z])(t[12])(?=[a-z])", r"\1 ", text)
     return " ".join(text.split())
+
+
+def _without(found: re.Match[str]) -> str:
+    """``KM-`` is without it, unless a word before says with."""
+    return f"{found[0][:-1]} " if found[1] else f" minus {found[2]} "
 
 
 def values_of(facts: Facts) -> dict[str, Any]:

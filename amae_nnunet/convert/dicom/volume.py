@@ -72,6 +72,11 @@ class DicomVolume:
         return tuple(dict.fromkeys(Path(file.path) for file in self.stack.files))
 
     @property
+    def part(self) -> str:
+        """The stack, since an archive or a file of many frames may hold several."""
+        return self.stack.key
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """The allowed facts that the header has."""
         facts = {name: getattr(self.stack.facts, name) for name in _ALLOWED_FACTS}

@@ -328,7 +328,8 @@ def test_facts_are_those_of_the_list(root):
     said = json.dumps([source.facts, source.name, source.warnings])
     assert "CANARY" not in said
     assert source.name == "series 1 (8 slices, b 1000)"
-    assert source.stack.key not in said  # a hash without a key of what names study and patient
+    assert source.part == source.stack.key
+    assert source.part not in said  # a hash without a key of what names study and patient
     assert source.warnings == ("W_FRAME: x",)
     assert len(source.paths) == 8
     assert pickle.loads(pickle.dumps(source)) == source
