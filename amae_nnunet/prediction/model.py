@@ -13,7 +13,8 @@ from zipfile import is_zipfile
 
 import torch
 
-from amae_nnunet.errors import CheckpointError, ConfigError, InputError
+from amae_nnunet.errors import AMAEError, CheckpointError, ConfigError, InputError
+from amae_nnunet.networks.checkpoint import file_sha256
 from amae_nnunet.plans.block import channel_contrasts, required_contrasts
 from amae_nnunet.prediction.folder import find_folds
 from amae_nnunet.prediction.inputs import ModelFacts
@@ -35,7 +36,8 @@ class TrainedModel:
         contrasts: names in channel order.
         required: what the data set required of each case.
         scores: of the folds' validations; None unless each of them has a record.
-        names: trainer, plans, configuration, folds and checkpoint, for the record.
+        names: trainer, plans, configuration, folds, checkpoint and its hashes, and how it predicts,
+            for the record.
     """
 
     folder: Path
@@ -87,6 +89,7 @@ class TrainedModel:
             "checkpoint": checkpoint,
             "mirrored": predictor.use_mirroring,
             "step_size": predictor.tile_step_size,
+            "sha256": {fold: file_sha256(folder / f"fold_{fold}" / checkpoint) for fold in folds},
         }
         return cls(
             folder,
@@ -105,11 +108,14 @@ def _load(
     """Load the weights of the folds into a predictor."""
     for fold in folds:
         path = folder / f"fold_{fold}" / checkpoint
+        path.open("rb").close()  # a file that may not be read is not damaged
         if not is_zipfile(path):  # as torch writes them; cut short, the end of the archive is lost
             raise CheckpointError(f"{path} is damaged: copy it again, or train the fold again")
     numbers = tuple(fold if fold == "all" else int(fold) for fold in folds)
     try:
         predictor.initialize_from_trained_model_folder(str(folder), numbers, checkpoint)
+    except (AMAEError, MemoryError):
+        raise
     except Exception as error:
         raise CheckpointError(
             f"{folder} cannot be opened ({reason(error)}): is the trainer installed here, and are "

@@ -106,8 +106,9 @@ class Run:
         files = self._files(self.options.output, case.name)
         if not self.options.continue_prediction or not all(map(Path.is_file, files)):
             return False
-        record = read_record(files[-1])
-        if record.get("model") != self.model.names:
+        record, names = read_record(files[-1]), self.model.names
+        theirs = record.get("model")  # earlier versions told less of it
+        if not isinstance(theirs, dict) or {**names, **theirs} != names:
             log.warning(
                 "warning: case %s was predicted by another model or with other settings: it is "
                 "predicted again",

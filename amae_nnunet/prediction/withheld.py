@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from amae_nnunet.errors import ConfigError
-from amae_nnunet.networks.checkpoint import file_sha256
 from amae_nnunet.prediction.expected import Expected, write_json
 from amae_nnunet.prediction.inputs import InputCase
 from amae_nnunet.prediction.model import TrainedModel
@@ -62,7 +61,7 @@ def predict_withheld(
     Raises:
         ConfigError: the folder holds predictions of another model.
     """
-    claim(output, made_by(model))
+    claim(output, model.names)
     subsets = dict.fromkeys(subset for case in cases for subset in wanted[case.name])
     failed = {}
     with workers(2 * processes) as schedule:
@@ -83,14 +82,6 @@ def keep(case: InputCase, subset: Subset, contrasts: Sequence[str]) -> InputCase
     """The case with the files of some of its contrasts only."""
     channels = [contrasts.index(name) for name in subset]
     return dataclasses.replace(case, files={channel: case.files[channel] for channel in channels})
-
-
-def made_by(model: TrainedModel) -> dict[str, Any]:
-    """What tells a model, and how it predicts, from others."""
-    names = model.names
-    files = {fold: model.folder / f"fold_{fold}" / names["checkpoint"] for fold in names["folds"]}
-    hashes = {fold: file_sha256(path) for fold, path in files.items()}
-    return {**names, "sha256": hashes}
 
 
 def claim(output: Path, maker: Mapping[str, Any]) -> None:

@@ -163,13 +163,26 @@ def test_it_does_not_go_on_with_what_another_model_predicted(place, names, model
     inputs, output = place.folder(tmp_path / "in"), tmp_path / "out"
     assert predict(model, inputs, output, save_probabilities=True).done == names
     record = json.loads((output / f"{names[0]}.json").read_text())
-    record["model"]["step_size"] = 0.75
+    for key in ("sha256", "step_size"):  # as an earlier version wrote it
+        del record["model"][key]
+        (output / f"{names[0]}.json").write_text(json.dumps(record))
+        assert predict(model, inputs, output, continue_prediction=True).skipped == names
+    record["model"]["sha256"] = {"0": "f" * 64, "1": "f" * 64}
     (output / f"{names[0]}.json").write_text(json.dumps(record))
     (output / f"{names[1]}.json").write_text("[]")  # none of ours
     outcome = predict(model, inputs, output, continue_prediction=True)
     assert (outcome.skipped, outcome.done) == ([], names)
     assert f"case {names[0]} was predicted by another model or with other" in caplog.text
     assert not list(output.glob("*.np?")) + list(output.glob("*.pkl"))  # nor its probabilities
+
+
+def test_our_own_errors_stay_what_they_are(place, monkeypatch):
+    def refuse(*_):
+        raise ConfigError("this cannot be")
+
+    monkeypatch.setattr(nnUNetPredictor, "initialize_from_trained_model_folder", refuse)
+    with pytest.raises(ConfigError, match="^this cannot be$"):
+        TrainedModel.open(place.model, [], "checkpoint_final.pth", CPU)
 
 
 @pytest.mark.parametrize("kind", ["cut", "trainer", "weights", "other"])
@@ -202,6 +215,12 @@ def test_the_record_beside_a_segmentation(place, names, model, tmp_path):
         "trainer": "AMAETrainerNoPretraining", "plans": "AMAEPlans", "configuration": "predicts",
         "folds": ["0", "1"], "checkpoint": "checkpoint_final.pth", "mirrored": True,
         "step_size": 0.5,
+        "sha256": {
+            fold: hashlib.sha256(
+                (place.model / f"fold_{fold}" / "checkpoint_final.pth").read_bytes()
+            ).hexdigest()
+            for fold in ("0", "1")
+        },
     }  # fmt: skip
     assert str(tmp_path) not in json.dumps(content)
 
