@@ -100,6 +100,18 @@ class Calls(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.fixture
+def hopper(monkeypatch):
+    """PyTorch believes that it has one, whatever it asks and remembers."""
+    from torch.nn.attention import varlen
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    for name in ("_should_use_cudnn", "_cudnn_version_and_major_capability"):
+        if hasattr(varlen, name):
+            monkeypatch.setattr(varlen, name, getattr(varlen, name).__wrapped__)
+    return varlen
+
+
 @pytest.mark.skipif(attention.varlen_attn is None, reason="needs torch 2.10")
 @pytest.mark.parametrize(
     ("dtype", "width", "flash"),
@@ -110,9 +122,8 @@ class Calls(TorchDispatchMode):
         (torch.bfloat16, 384, False),
     ],
 )
-def test_on_cuda_in_half_precision_flash_attention_is_called(monkeypatch, dtype, width, flash):
+def test_on_cuda_in_half_precision_flash_attention_is_called(hopper, dtype, width, flash):
     """On fake CUDA tensors, so that a call's signature and shapes are checked where no GPU is."""
-    monkeypatch.setattr(attention, "_flash_runs_on", lambda _device: True)
     segments = Segments.of(COUNTS, 4, 7)  # the loop needs real borders
     with FakeTensorMode(allow_non_fake_inputs=True), Calls() as calls:
         if flash:
@@ -123,20 +134,26 @@ def test_on_cuda_in_half_precision_flash_attention_is_called(monkeypatch, dtype,
     assert ("torch_attn._varlen_attn.default" in calls.arguments) == flash
 
 
-@pytest.mark.skipif(not attention._HAS_WINDOWS, reason="this PyTorch does not call cuDNN")
-def test_cudnn_which_takes_no_empty_studies_is_not_called(monkeypatch):
-    """PyTorch would choose it on a Hopper, by the arguments that the operator gets."""
-    from torch.nn.attention import varlen
+def takes_cudnn(varlen, arguments):
+    """Whether the operator that got these arguments calls cuDNN."""
+    if not hasattr(varlen, "_can_use_cudnn"):  # from torch 2.15 on it is told
+        return varlen._CUDNN_ATTENTION_BACKEND in arguments[14:]
+    q, k, v, _, _, longest, _, _, _, window, *_ = arguments
+    return varlen._can_use_cudnn(q, k, v, longest, window)
 
-    monkeypatch.setattr(attention, "_flash_runs_on", lambda _device: True)
-    monkeypatch.setattr(varlen, "_should_use_cudnn", lambda _index: True)
+
+@pytest.mark.skipif(not attention._HAS_WINDOWS, reason="this PyTorch does not call cuDNN")
+def test_cudnn_which_takes_no_empty_studies_is_not_called(hopper):
+    """PyTorch would choose it, by the arguments that the operator gets."""
     with FakeTensorMode(), Calls() as calls:
         segments = Segments(torch.empty(6, dtype=torch.int32, device="cuda"), 280)
         qkv = torch.empty(360, 3, 2, 64, device="cuda", dtype=torch.bfloat16)
-        attend(*qkv.unbind(dim=1), segments)
-        q, k, v, _, _, longest, _, _, _, window, *_ = calls.arguments[
-            "torch_attn._varlen_attn.default"
-        ]
-        assert varlen._can_use_cudnn(q, k, v, longest, [-1, -1])
-        assert not varlen._can_use_cudnn(q, k, v, longest, window)
-    assert window == [longest, longest] == [280, 280]
+        for attention_of, expected in ((attend, False), (without_window, True)):
+            attention_of(*qkv.unbind(dim=1), segments)
+            arguments = calls.arguments["torch_attn._varlen_attn.default"]
+            assert takes_cudnn(hopper, arguments) == expected
+
+
+def without_window(q, k, v, segments):
+    cuts, longest = segments
+    return attention.varlen_attn(q, k, v, cuts, cuts, longest, longest)
