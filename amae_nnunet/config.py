@@ -250,15 +250,17 @@ def stride_product(strides: Sequence[Sequence[int]]) -> Axes:
 
 
 def check_divisible(
-    patch_size: Sequence[int], size: Sequence[int], what: str = "the token size"
+    patch_size: Sequence[int],
+    size: Sequence[int],
+    what: str = "the token size",
+    remedy: str = ", or fewer num_strides",
 ) -> None:
     """Raise ConfigError, naming the nearest good patch, unless boxes of ``size`` tile the patch."""
     if any(p < t or p % t for p, t in zip(patch_size, size, strict=True)):
         near = [max(t, round(p / t) * t) for p, t in zip(patch_size, size, strict=True)]
-        hint = ", or fewer num_strides" if what == "the token size" else ""
         raise ConfigError(
             f"patch_size {list(patch_size)} is not divisible by {what} {list(size)}: "
-            f"use {near}{hint}"
+            f"use {near}{remedy}"
         )
 
 

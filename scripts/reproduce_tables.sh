@@ -10,8 +10,9 @@
 #   cpu    under two hours on two cores
 #   gpu    one H200, stages of under ten minutes
 #   paper  the paper's networks, epochs and learning rates; days
-# WORK_DIR (default ./tables_SIZE, with TISSUE behind it if given) receives everything. Run again to go on where it stopped; what a
-# time limit ends goes on, too: timeout -s TERM 540 scripts/reproduce_tables.sh gpu
+# WORK_DIR (default ./tables_SIZE, with TISSUE behind it if given) receives everything. Run again to
+# go on where it stopped; what a time limit ends goes on, too: timeout -s TERM 540
+# scripts/reproduce_tables.sh gpu
 # In the environment: SEED (0), DEVICE, TRAINERS, and NUM_TRAIN, NUM_TEST, NUM_UNLABELED; TISSUE, what
 # is labelled (infarct; deep_grey is told by its place, where an infarct is told voxel by voxel).
 set -euo pipefail

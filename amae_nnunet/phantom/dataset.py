@@ -220,8 +220,7 @@ def write_studies(
 ) -> list[Path]:
     """Write ``prefix_000/ADC.nii.gz``, ..., ``prefix_000/seg.nii.gz`` and so on into ``folder``.
 
-    Only the contrasts that a case has are written. ``study.json`` beside them says how the case was
-    made, at which site, and the volume of its label. A case appears at once and whole.
+    ``study.json`` says how a case was made and how large its label is; it appears whole or not.
 
     Args:
         folder: where to write; made if missing.
@@ -236,8 +235,7 @@ def write_studies(
         sites: names among `SITES`.
         motion: probability that the head moves in a scan.
         infarct: probability of acute infarcts.
-        labels: whether to write the label.
-        label: the tissue of `TISSUES` that is labelled.
+        labels, label: whether to write a label, and of which tissue of `TISSUES`.
         num_processes: how many cases to make at once.
         resume: skip the cases that are there and were made in the same way.
 
@@ -245,7 +243,7 @@ def write_studies(
         The folders of the cases.
 
     Raises:
-        ConfigError: a value that cannot work, a case that is there, or another run writes there.
+        ConfigError: a value cannot work, a case is there already, or another run writes there.
     """
     _check_request(num_cases, num_processes, prefix)
     recipe = _Recipe(
@@ -254,11 +252,11 @@ def write_studies(
     )  # fmt: skip
     _check(recipe, first_case)
     available_contrasts(seed, first_case, contrasts, availability)  # or it says what is wrong
-    names = {n: f"{prefix}_{n:03d}" for n in range(first_case, first_case + num_cases)}
-    cases = {number: Path(folder) / name for number, name in names.items()}
+    numbers = range(first_case, first_case + num_cases)
+    cases = {number: Path(folder) / f"{prefix}_{number:03d}" for number in numbers}
     Path(folder).mkdir(parents=True, exist_ok=True)
     with locked(Path(folder)):
-        todo = {number: case for number, case in cases.items() if not _done(case, recipe, resume)}
+        todo = {n: case for n, case in cases.items() if not _done(case, recipe, resume)}
         _write_cases(todo, recipe, num_processes, len(cases))
     return list(cases.values())
 

@@ -193,7 +193,7 @@ def _nnunet_values(
             raise ConfigError(f"{key}={checked[key]!r}: give {kind}, as in {_example(key)}")
     if "patch_size" in checked:
         strides = stride_product(_strides(dataset))
-        check_divisible(checked["patch_size"], strides, "the strides of the plan, together")
+        check_divisible(checked["patch_size"], strides, "the strides of the plan, together", "")
     if "spacing" in checked:
         checked["data_identifier"] = identifier
     return checked

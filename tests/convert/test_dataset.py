@@ -28,6 +28,7 @@ from amae_nnunet.convert.dataset import convert
 from amae_nnunet.convert.output import recorded_keys
 from amae_nnunet.convert.parts import Part
 from amae_nnunet.convert.scan import scan
+from amae_nnunet.convert.source import NiftiFile
 from amae_nnunet.convert.table import scan_table, write_table
 from amae_nnunet.convert.target import Target, dataset_target
 from amae_nnunet.convert.template import load_template
@@ -80,6 +81,21 @@ def test_a_table_whose_columns_were_swapped_is_converted_anew(template, target, 
         summary = convert(cases, template, inference, processes=1, timeout=0, options=options)
         assert (summary.done, summary.skipped) == (1, 0)
     np.testing.assert_array_equal(load(inference.folder / "p_0000.nii.gz")[0], voxels(1))
+
+
+def test_another_part_of_the_same_files_is_converted_anew(go):
+    """As another stack of one archive is, when a sheet chooses it."""
+
+    def taking(part):
+        kind = type("Stack", (NiftiFile,), {"part": part})
+        return lambda cases: [
+            replace(raw, contrasts={n: kind(s.path, s.name) for n, s in raw.contrasts.items()})
+            for raw in cases
+        ]
+
+    assert go(taking("one")) == (2, 0, 0)
+    assert go(taking("one")) == (0, 2, 0)
+    assert go(taking("other")) == (2, 0, 0)
 
 
 def test_a_case_that_a_table_calls_by_its_name_is_the_case_of_its_folder(raw, go, template, target):
