@@ -235,7 +235,8 @@ def write_studies(
         sites: names among `SITES`.
         motion: probability that the head moves in a scan.
         infarct: probability of acute infarcts.
-        labels, label: whether to write a label, and of which tissue of `TISSUES`.
+        labels: whether to write the label.
+        label: the tissue of `TISSUES` that is labelled.
         num_processes: how many cases to make at once.
         resume: skip the cases that are there and were made in the same way.
 
@@ -246,10 +247,8 @@ def write_studies(
         ConfigError: a value cannot work, a case is there already, or another run writes there.
     """
     _check_request(num_cases, num_processes, prefix)
-    recipe = _Recipe(
-        seed, tuple(contrasts), tuple(shape), tuple(spacing), dict(availability), tuple(sites),
-        motion, infarct, labels, label,
-    )  # fmt: skip
+    recipe = _Recipe(seed, tuple(contrasts), tuple(shape), tuple(spacing), dict(availability),
+                     tuple(sites), motion, infarct, labels, label)  # fmt: skip
     _check(recipe, first_case)
     available_contrasts(seed, first_case, contrasts, availability)  # or it says what is wrong
     numbers = range(first_case, first_case + num_cases)
