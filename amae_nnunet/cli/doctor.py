@@ -11,8 +11,11 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+
+from tqdm import tqdm
 
 from amae_nnunet._startup import VARIABLE, ext_trainer_folder
 from amae_nnunet.cli.check import Check
@@ -97,8 +100,11 @@ def _examine(args: argparse.Namespace) -> int:
         print(ext_trainer_folder())
         return 0
     failures = 0
-    for check in _checks():
-        print(check, flush=True)
+    bar = tqdm(_checks(), "looking", mininterval=0, leave=False, disable=None)
+    for look in bar:  # some import nnU-Net, which takes long
+        check = look()
+        with tqdm.external_write_mode():
+            print(check, flush=True)
         failures += check.ok is False
     if args.train and not failures:
         from amae_nnunet.cli.trial import trial
@@ -112,17 +118,17 @@ def _examine(args: argparse.Namespace) -> int:
     return InputError.exit_code if failures else 0
 
 
-def _checks() -> Iterator[Check]:
-    yield Check("python", f"{platform.python_version()} ({sys.executable})")
-    for package in BOUNDS:
-        yield check_version(package)
-    yield check_dicom()
-    for variable in FOLDERS:
-        yield check_folder(variable)
-    yield check_shared_memory()
-    yield check_torchvision()
-    yield check_trainer()
-    yield check_gpus()
+def _checks() -> list[Callable[[], Check]]:
+    return [
+        lambda: Check("python", f"{platform.python_version()} ({sys.executable})"),
+        *(partial(check_version, package) for package in BOUNDS),
+        check_dicom,
+        *(partial(check_folder, variable) for variable in FOLDERS),
+        check_shared_memory,
+        check_torchvision,
+        check_trainer,
+        check_gpus,
+    ]
 
 
 def check_version(package: str) -> Check:

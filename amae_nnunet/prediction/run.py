@@ -144,6 +144,8 @@ class Run:
         for case, future in reads:
             try:
                 data, properties, flags = future.result()
+                if model.predictor.allow_tqdm:  # nnU-Net's bar of windows names no case
+                    log.info("predicting case %s", case.name)
                 logits = model.predictor.predict_logits_from_preprocessed_data(
                     torch.from_numpy(data)
                 )
