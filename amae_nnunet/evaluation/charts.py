@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from amae_nnunet.evaluation.intervals import Interval
+from amae_nnunet.evaluation.markup import pieces
 
 #: Colours that matplotlib draws with -> what the page has in their place, in light and in dark.
 _INK = {
@@ -38,6 +39,7 @@ _STYLE: dict[Any, Any] = {
 }
 #: With more cases than this, their dots and lines are one picture in the SVG.
 _MANY = 300
+_TITLE = 28  # characters of a line above a panel
 _WHOLE = (-0.03, 1.03)  # of an axis of shares, so that charts side by side compare
 
 
@@ -114,7 +116,7 @@ def paired_dots(panels: Sequence[Pairs], unit: str) -> str:
             ax.set_xticks([0, 1], [_wrapped(name) for name in pairs.names])
             ax.set_xlim(-0.35, 1.35)
             ax.set_ylim(*_WHOLE)
-            ax.set_title(pairs.title, fontsize=9)
+            ax.set_title(_wrapped(pairs.title, _TITLE), fontsize=9)
         row[0].set_ylabel(unit)
         return drawing.svg()
 
@@ -141,7 +143,7 @@ def interval_bars(
                     ax.plot(interval, [place, place], color=_TEXT, linewidth=1.3)
             ax.axvline(0, color=_TEXT, linewidth=0.8)
             ax.set_yticks(range(len(bars)), list(bars))
-            ax.set_title(title, fontsize=9)
+            ax.set_title(_wrapped(title, _TITLE), fontsize=9)
             ax.set_xlabel(unit)
         row[0].invert_yaxis()
         return drawing.svg()
@@ -186,11 +188,11 @@ class _Figure:
         return svg
 
 
-def _wrapped(name: str) -> str:
-    """A name on lines of some 14 characters, broken between words or at a capital."""
+def _wrapped(name: str, width: int = 14) -> str:
+    """A name on lines of some ``width`` characters, broken between words or at a capital."""
     lines = [""]
-    for word in re.split(r"(?<=[ +_-])|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", name):
-        if lines[-1] and len(lines[-1]) + len(word) > 14:
+    for word in pieces(name):
+        if lines[-1] and len(lines[-1]) + len(word) > width:
             lines.append("")
         lines[-1] += word
     return "\n".join(line.strip() for line in lines)

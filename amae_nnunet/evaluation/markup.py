@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -63,9 +64,18 @@ def tested(comparison: Comparison) -> tuple[str, str, str]:
     return p_value(comparison.p), p_value(comparison.p_holm), signed(comparison.effect)
 
 
+def pieces(name: str) -> list[str]:
+    """What a name may be broken into where it is too long: words, and parts of a long word."""
+    return re.split(r"(?<=[ +_-])|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", name)
+
+
+def _breakable(name: str) -> str:
+    return "<wbr>".join(map(escape, pieces(name))).replace(" <wbr>", " ")
+
+
 def text(content: str) -> str:
     """A cell of text."""
-    return f"<td>{escape(content)}</td>"
+    return f"<td>{_breakable(content)}</td>"
 
 
 def figure_cell(content: str) -> str:
@@ -78,7 +88,7 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[Iterable[str]]) -> 
     lines = [list(cells) for cells in rows]
     kinds = ['class="number"' * ("number" in cell.partition(">")[0]) for cell in lines[0]]
     head = "".join(
-        f'<th scope="col" {kind}>{escape(name)}</th>'
+        f'<th scope="col" {kind}>{_breakable(name)}</th>'
         for name, kind in zip(heads, kinds, strict=True)
     )
     body = "".join(f"<tr>{''.join(cells)}</tr>" for cells in lines)

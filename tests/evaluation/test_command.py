@@ -175,7 +175,7 @@ def sorted_by_size(table):
 class Page(HTMLParser):
     """Tags that are left open, and what the page would load or run."""
 
-    VOID = ("meta", "img", "path", "use", "rect", "br")
+    VOID = ("meta", "img", "path", "use", "rect", "br", "wbr")
 
     def __init__(self, text):
         super().__init__()

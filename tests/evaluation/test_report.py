@@ -268,3 +268,11 @@ def test_means_that_look_the_same_are_all_bold(tmp_path):
     text = page(summarise(game_scores(games, HAD, ("one", "other", "third"))), tmp_path)
     assert text.count("<b>0.630</b>") == 2
     assert "<b>0.620</b>" not in text
+
+
+def test_names_too_long_for_their_place_are_broken_in_tables_and_above_charts(tmp_path):
+    long = "AMAETrainerNoPretraining__AMAEPlans__3d_small"
+    game = {f"case_{i}": {long: lambda s: 0.1 * len(s), "b": lambda s: 0.2} for i in range(3)}
+    found = page(summarise(game_scores(game, HAD, (long, "b")), Wanted((), "all")), tmp_path)
+    assert "<td>AMAE<wbr>Trainer<wbr>No<wbr>Pretraining_<wbr>_<wbr>AMAE<wbr>Plans" in found
+    assert f">{long}<" not in found  # a line of it would run into the panel beside it
