@@ -424,3 +424,14 @@ def test_an_empty_folder_of_labels_has_nothing_usable(place, tmp_path, capsys):
     words = ["-m", place.model, "-gt", tmp_path / "gt", "-i", place.inputs, "-o", tmp_path / "o"]
     assert run(*words) == 3
     assert "holds no label" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_one_line_and_exit_5(place, labels, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(place.model, model)
+    weights = model / "fold_0" / "checkpoint_final.pth"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    words = ["-m", model, "-i", place.inputs, "-gt", labels, "-f", 0, "-o", tmp_path / "out"]
+    assert run(*words) == 5
+    said = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert said[-1].startswith(f"amae-nnunet-evaluate: error: {weights} ")

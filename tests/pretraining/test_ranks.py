@@ -57,6 +57,11 @@ def on_one(nnunet, dataset, on_two):
 
 
 @pytest.mark.parametrize("job", JOBS)
+def test_no_rank_goes_on_before_the_state_is_on_disk(on_two, job):
+    assert [found["state_is_there"] for found in on_two[job]] == [True, True]
+
+
+@pytest.mark.parametrize("job", JOBS)
 def test_two_ranks_have_the_gradients_and_weights_of_one_process(on_one, on_two, job):
     expected, ranks = on_one[job.partition("+")[0]], on_two[job]
     shares = [rank["own_studies"] for rank in ranks]

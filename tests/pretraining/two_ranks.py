@@ -1,6 +1,7 @@
 """Some steps of a pre-training in float64 and what they lead to; to import, or for torchrun."""
 
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from amae_nnunet.pretraining.data import crop_loader
 from amae_nnunet.pretraining.loop import Options, prepare
 from amae_nnunet.pretraining.parallel import gathered
 from amae_nnunet.pretraining.ranks import join
+from amae_nnunet.pretraining.state import LATEST_NAME, save_state
 from amae_nnunet.pretraining.step import train_step
 
 STEPS = 3
@@ -29,7 +31,21 @@ def result(name, ranks, device, shard):
             found["gradients"] = gathered(found["gradients"], wanted=True)
     found["weights"] = gathered(run.model.state_dict(), wanted=True)
     found["record"] = {k: v for k, v in run.record.state().items() if k != "seconds"}
-    return {**found, "own_studies": studies}
+    return {**found, "own_studies": studies, "state_is_there": _saved_slowly(run)}
+
+
+def _saved_slowly(run):
+    """Whether the state is on disk when this process goes on, however slow the disk is."""
+    latest, save = run.folder / LATEST_NAME, torch.save
+    run.folder.mkdir(parents=True, exist_ok=True)
+    latest.unlink(missing_ok=True)
+    run.ranks.sums([0])  # nobody removes what another one wrote
+    torch.save = lambda *args: (time.sleep(2), save(*args))
+    try:
+        save_state(run)
+    finally:
+        torch.save = save
+    return latest.is_file()
 
 
 def main(folder, *jobs):
