@@ -161,5 +161,6 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_ddp_continues_what_fsdp_
     process = start(name, "--c")
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
-    assert output.count("next: nnUNetv2_train") == 1
+    following = f"next: nnUNetv2_train 950 {name} 0 -tr AMAETrainer -p AMAEPlans -device cpu\n"
+    assert output.count(following) == 1
     assert_like(whole, folder)
