@@ -24,7 +24,7 @@ from convert.dicom.scanner import (
     write_series,
 )
 from convert.studies import save, voxels
-from pydicom.uid import RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 SHAPE = (12, 10, 10)
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, -2.0, 0, 12], [0, 0, 7.0, -7], [0, 0, 0, 1]])
@@ -225,6 +225,15 @@ def compressed(study):
     for path in t1(study):
         dataset = pydicom.dcmread(path)
         dataset.compress(RLELossless)
+        dataset.save_as(path)
+
+
+@row(MISSING, "E_DAMAGED", "it is deflated, which dcm2niix cannot read: undo that")
+def deflated(study):
+    """Files that are deflated as a whole (transfer syntax 1.2.840.10008.1.2.1.99)."""
+    for path in t1(study):
+        dataset = pydicom.dcmread(path)
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
         dataset.save_as(path)
 
 

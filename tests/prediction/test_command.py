@@ -37,6 +37,8 @@ def test_the_script_predicts_as_stock_nnunet_and_says_what_to_expect(place, name
     few = ["-npp", 1, "-nps", 1]
     broken = run("amae-nnunet-predict", "-i", inputs, "-o", tmp_path / "out", *few, code=4)
     assert "case broken failed" in broken.stderr
+    said = [line for line in broken.stderr.splitlines() if line.startswith("predicting case ")]
+    assert said == [f"predicting case {name}" for name in names]
     assert f"case {names[1]}: the required contrast TRACE is absent" in broken.stderr
     assert f"{names[0]}: ADC, TRACE (without T2): in validation Dice 0.500" in broken.stdout
     assert "out: 2 done, 0 skipped, 1 failed" in broken.stdout

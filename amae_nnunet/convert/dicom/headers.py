@@ -234,7 +234,7 @@ def _pixel_damage(stream: IO[bytes], header: Dataset) -> str:
         Damaged: the file ends before it says which series it is of.
     """
     if header.file_meta.get("TransferSyntaxUID") == _DEFLATED:
-        return ""  # unpacked by now, so that what comes after the header cannot be seen
+        return "it is deflated, which dcm2niix cannot read: undo that (dcmconv +te IN OUT)"
     implicit, little = header.original_encoding
     order = "<" if little else ">"
     start = stream.read(12)
