@@ -35,7 +35,8 @@ case $size in
         settings="encoder=small $short lr=0.0003 batch_size=2
             num_epochs=100 iterations_per_epoch=50 val_iterations_per_epoch=5
             pretraining.num_epochs=60 pretraining.lr=0.0003 pretraining.batch_size=8" ;;
-    paper) device=cuda phantom=large unlabeled=45374 train=1841 test=215 settings="batch_size=2" ;;
+    paper) device=cuda phantom=large unlabeled=45374 train=1841 test=215
+        settings="batch_size=2 pretraining.lr=0.00001 pretraining.schedule=constant" ;;
     *) echo "unknown size $size: smoke, cpu, gpu or paper" >&2; exit 2 ;;
 esac
 device=${DEVICE:-$device} seed=${SEED:-0}

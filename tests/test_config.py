@@ -20,13 +20,12 @@ PLAN = {
 CONTRASTS = ("T1", "FLAIR", "T1CE")
 
 
-def test_defaults_are_the_papers():
+def test_defaults_are_the_papers_but_for_the_rate_of_the_pretraining():
     config = ModelConfig.from_plan(PLAN, {}, CONTRASTS)
     assert (config.embed_dim, config.depth, config.encoder_heads) == (768, 12, 12)
     p, t = PretrainingConfig(), TrainingConfig()
-    assert (p.num_epochs, p.batch_size, p.lr, p.weight_decay, p.mask_ratio) == (
-        500, 4, 1e-5, 0.05, 0.7,
-    )  # fmt: skip
+    assert (p.num_epochs, p.batch_size, p.weight_decay, p.mask_ratio) == (500, 4, 0.05, 0.7)
+    assert (p.lr, p.schedule) == (1e-4, "cosine")  # the paper: 1e-5, for 5.7 million steps
     assert (t.num_epochs, t.lr, t.weight_decay, t.loss) == (200, 1e-4, 0.05, "dice")
 
 

@@ -125,8 +125,9 @@ def test_files_of_the_layout_without_folds_are_refused_until_they_are_moved(
 
 
 def test_learning_rate_is_constant_or_warm_up_and_cosine():
-    assert {learning_rate(PretrainingConfig(), step, 100) for step in range(100)} == {1e-5}
-    cosine = PretrainingConfig(schedule="cosine", lr=1.0)
+    constant = PretrainingConfig(schedule="constant", lr=1e-5)
+    assert {learning_rate(constant, step, 100) for step in range(100)} == {1e-5}
+    cosine = PretrainingConfig(lr=1.0)
     rates = [learning_rate(cosine, step, 100) for step in range(100)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[52] == pytest.approx(0.5 * (1 + math.cos(math.pi * 47 / 95)))
