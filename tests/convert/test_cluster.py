@@ -3,6 +3,7 @@
 import sys
 import threading
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,20 +26,26 @@ CASES = "abcdef"
 DATASET = "Dataset001_Tiny"
 
 
-@pytest.fixture(scope="module")
-def scheduler():
+@contextmanager
+def cluster_of(workers):
     """A cluster whose workers are processes; a case may take two of them with it."""
     with (
         warnings.catch_warnings(),
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         distributed.LocalCluster(
-            n_workers=2,
+            n_workers=workers,
             threads_per_worker=1,
             processes=True,
             dashboard_address=":0",
             silence_logs=50,
         ) as running,
     ):
+        yield running
+
+
+@pytest.fixture(scope="module")
+def scheduler():
+    with cluster_of(2) as running:
         yield running
 
 
@@ -72,10 +79,11 @@ def test_a_cluster_writes_what_one_machine_writes(cases, template, tmp_path, sch
     assert (again.done, again.skipped, again.failed) == (3, 3, 0)
 
 
-def test_a_case_that_takes_its_worker_with_it_costs_itself(cases, template, tmp_path, scheduler):
+def test_a_case_that_takes_its_worker_with_it_costs_itself(cases, template, tmp_path):
     target = tiny(tmp_path, "there")
     spoilt = spoil(cases, c="kill_worker")
-    summary = convert(spoilt, template, target, dask=scheduler.scheduler_address)
+    with cluster_of(2) as own:  # Dask does not replace a worker that is killed while it starts
+        summary = convert(spoilt, template, target, dask=own.scheduler_address)
     assert (summary.done, summary.failed) == (5, 1)
     (failure,) = ledger(target.folder, "failures.jsonl")
     assert (failure["case"], failure["code"]) == ("c", "E_CRASH")
@@ -96,11 +104,7 @@ def test_more_cases_than_are_handed_over_at_once(cases, template, tmp_path, sche
 
 @pytest.fixture
 def empty_scheduler():
-    """A cluster without workers."""
-    with (
-        warnings.catch_warnings(),
-        distributed.LocalCluster(n_workers=0, dashboard_address=":0", silence_logs=50) as running,
-    ):
+    with cluster_of(0) as running:
         yield running
 
 
