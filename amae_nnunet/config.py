@@ -310,7 +310,7 @@ class PretrainingConfig:
             batch_size. Not in the paper.
         passes: parts of a batch, whose gradients add up. Not in the paper.
         activation_checkpointing: less memory, a third more time. Not in the paper.
-        lr: highest learning rate of AdamW. Not in the paper: its 1e-5 wants millions of steps.
+        lr: highest learning rate of AdamW. Not in the paper: its 1e-5 is for 5.7e6 steps.
         schedule: of the learning rate, "cosine" (after a warm-up over 5 % of the steps) or
             "constant". Not in the paper.
         weight_decay: of AdamW; none on norms, biases and embeddings.
