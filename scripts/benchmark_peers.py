@@ -21,7 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from amae_nnunet.networks.masking import num_visible
+
 TOKEN = 16
+MASK_RATIO = 0.7
 
 
 class PlainBlock(nn.Module):
@@ -66,26 +69,30 @@ class BMMAE(nn.Module):
         self.head = nn.Linear(half, TOKEN**3)
 
     def forward(self, images: Tensor, masked: Tensor, target: Tensor) -> Tensor:
-        """Loss of images (N, Z, Y, X) with masked (N, L) and voxels of all tokens (N, L, p)."""
+        """Loss of images (B, N, Z, Y, X) with masked (B, N, L) and all voxels (B * N, L, p)."""
+        b, n = images.shape[:2]
         tokens = [
-            convolution(image[None, None]).flatten(2)[0].T + self.position
-            for convolution, image in zip(self.tokenizers, images, strict=False)
+            convolution(images[:, row, None]).flatten(2).transpose(1, 2) + self.position
+            for row, convolution in zip(range(n), self.tokenizers, strict=False)
         ]
-        order = masked.flatten().to(torch.uint8).argsort(stable=True)
-        visible = int((~masked).sum())
-        x = torch.cat(tokens)[order[:visible]][None]
-        x = torch.cat([self.class_token, x], dim=1)
+        order = masked.flatten(1).to(torch.uint8).argsort(dim=1, stable=True)  # (B, N * L)
+        visible = n * num_visible(masked.shape[2], MASK_RATIO)
+        x = torch.cat(tokens, dim=1)
+        x = x.gather(1, order[:, :visible, None].expand(-1, -1, x.shape[-1]))
+        x = torch.cat([self.class_token.expand(b, -1, -1).to(x.dtype), x], dim=1)
         for block in self.blocks:
             x = block(x)
         x = self.embed(self.norm(x))
-        hidden = self.mask_token.expand(1, len(order) - visible, -1).to(x.dtype)
-        restored = torch.cat([x[:, 1:], hidden], dim=1)[:, order.argsort()]
-        places = (self.contrast[: len(images)] + self.decoder_position).flatten(0, 1)
-        x = torch.cat([x[:, :1], restored + places], dim=1)
+        hidden = self.mask_token.expand(b, order.shape[1] - visible, -1).to(x.dtype)
+        restored = torch.cat([x[:, 1:], hidden], dim=1)
+        back = order.argsort(dim=1)[:, :, None].expand(-1, -1, x.shape[-1])
+        places = (self.contrast[:n] + self.decoder_position).flatten(0, 1)
+        x = torch.cat([x[:, :1], restored.gather(1, back) + places], dim=1)
         for block in self.decoder:
             x = block(x)
-        pred = self.head(self.decoder_norm(x))[0, 1:].unflatten(0, masked.shape)
+        pred = self.head(self.decoder_norm(x))[:, 1:].reshape_as(target)
         error = (pred - target).square().mean(dim=-1)
+        masked = masked.flatten(0, 1)
         return (error * masked).sum() / masked.sum()
 
 
@@ -151,7 +158,7 @@ class EvaMAE(nn.Module):
 
     def forward(self, images: Tensor, masked: Tensor, hidden: Tensor) -> Tensor:
         """Loss of images (N, Z, Y, X) with masked (N, L), and ``hidden`` voxels (N, Z, Y, X)."""
-        n, k = len(images), int((~masked[0]).sum())
+        n, k = len(images), num_visible(masked.shape[1], MASK_RATIO)
         x = self.tokenizer(images[:, None]).flatten(2).transpose(1, 2) + self.position
         keep = masked.to(torch.uint8).argsort(dim=1, stable=True)[:, :k]  # (N, K)
         rows = torch.arange(n)[:, None]

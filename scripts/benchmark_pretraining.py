@@ -1,13 +1,14 @@
 """How long a pre-training step takes: packed, against other ways to batch, and against peers.
 
     python scripts/benchmark_pretraining.py --rounds 5 --crop 96 --dtype float32
+    python scripts/benchmark_pretraining.py --device cuda --studies 16 --dtype bfloat16 --compile
 
 One run times its variants in turn, round after round, so that a busy machine slows all of them
-alike. Time is CPU time of one thread, forward and backward (no optimizer, no loader, whose cost
-does not depend on the variant); the ratio to the first variant is taken in each round; printed are
-medians over the rounds. ViT-Base width and depth unless told otherwise, tokens of 16 voxels, 70 %
-masked, decoder 384 x 4 with 12 heads as the peers' (the package has 6, 64 wide). Random voxels:
-nothing depends on their values.
+alike. Time is CPU time of one thread, or on a GPU time between two synchronizations, some passes
+apart; forward and backward (no optimizer, no loader, whose cost is the same for all variants); the
+ratio to the first variant is taken in each round; printed are medians over the rounds. ViT-Base
+width and depth unless told otherwise, tokens of 16 voxels, 70 % masked, decoder 384 x 4 with 12
+heads as the peers' (the package has 6, 64 wide). Random voxels: nothing depends on their values.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -35,10 +37,13 @@ from amae_nnunet.networks.vit import Block
 
 Step = tuple[nn.Module, Callable[[], Tensor]]  # a model, and a forward pass of it: the loss
 Loss = Callable[[Tensor, Slots, Tensor], Tensor]
+PeerLoss = Callable[[Tensor, Tensor], Tensor]  # of images (B, N, Z, Y, X), hidden (B, N, L)
 TOKEN = peers.TOKEN
-MASK_RATIO = 0.7
+MASK_RATIO = peers.MASK_RATIO
 CONTRASTS = ("ADC", "TRACE", "T2", "GRE", "SWI", "T1", "FLAIR")
 MIXED = (2, 3, 3, 7)
+PEERS_BLOCKS = ("PlainBlock", "EvaBlock", "TransformerBlock")
+PASSES = 5  # between two synchronizations of a GPU
 
 
 def model_config(crop: int, width: int, depth: int, decoder_heads: int = 0) -> ModelConfig:
@@ -56,40 +61,90 @@ def model_config(crop: int, width: int, depth: int, decoder_heads: int = 0) -> M
     )
 
 
-def batch(counts: tuple[int, ...], config: ModelConfig) -> tuple[Tensor, Slots, Tensor]:
-    """Images, slots and masks of studies with so many contrasts each."""
-    present = torch.arange(config.num_contrasts) < torch.tensor(counts)[:, None]
-    slots = Slots.of(present)
-    x = torch.randn(len(counts), config.num_contrasts, *config.patch_size)
-    return x, slots, random_masking(slots, config.num_tokens, MASK_RATIO)
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for all variants of a run.
+
+    Attributes:
+        config: the model that is measured.
+        device: where.
+        half: bfloat16 autocast.
+        compiled: ours as the package compiles it, peers block by block.
+        studies: times that the studies of a table stand in its batch.
+        rounds: see ``time_in_turn``.
+    """
+
+    config: ModelConfig
+    device: torch.device
+    half: bool = False
+    compiled: bool = False
+    studies: int = 1
+    rounds: int = 5
+
+    def batch(self, counts: tuple[int, ...]) -> tuple[Tensor, Slots, Tensor]:
+        """Images (on the device), slots and masks of studies with so many contrasts each."""
+        config = self.config
+        counts = counts * self.studies
+        present = torch.arange(config.num_contrasts) < torch.tensor(counts)[:, None]
+        slots = Slots.of(present)
+        x = torch.randn(len(counts), config.num_contrasts, *config.patch_size)
+        return x.to(self.device), slots, random_masking(slots, config.num_tokens, MASK_RATIO)
+
+    def cast(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The function in bfloat16 where that is safe, or as it is."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)(function)
+
+    def ready(self, model: nn.Module) -> nn.Module:
+        """A model on the device, and compiled if that is wanted."""
+        blocks = [m for m in model.modules() if type(m).__name__ in PEERS_BLOCKS]
+        for part in blocks or [model]:
+            if self.compiled:
+                part.compile()
+        return model.to(self.device)
+
+    def measure(self, variants: dict[str, Step]) -> list[dict[str, float | str]]:
+        """Time forward and backward of all variants in turn; a row each, see ``time_in_turn``."""
+
+        def run(model: nn.Module, forward: Callable[[], Tensor]) -> None:
+            for _ in range(1 if self.device.type == "cpu" else PASSES):
+                model.zero_grad()
+                forward().backward()
+
+        runs = {name: partial(run, *step) for name, step in variants.items()}
+        if self.device.type == "cpu":
+            return time_in_turn(runs, self.rounds)
+        memory = {}
+        for name, one in runs.items():  # compiles, too
+            one()
+            torch.cuda.reset_peak_memory_stats()
+            one()
+            memory[name] = torch.cuda.max_memory_allocated() / 1e9
+        rows = time_in_turn(runs, self.rounds, gpu_time)
+        return [
+            {**row, "seconds": row["seconds"] / PASSES, "GB": memory[row["variant"]]}
+            for row in rows
+        ]
 
 
-def autocast(half: bool) -> torch.autocast:
-    """A decorator that runs a forward pass in bfloat16 where that is safe, or does nothing."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=half)
-
-
-def measure(variants: dict[str, Step], rounds: int) -> list[dict[str, float | str]]:
-    """Time forward and backward of all variants in turn; a row each, see ``time_in_turn``."""
-
-    def run(model: nn.Module, forward: Callable[[], Tensor]) -> None:
-        model.zero_grad()
-        forward().backward()
-
-    return time_in_turn({name: partial(run, *step) for name, step in variants.items()}, rounds)
+def gpu_time() -> float:
+    """Seconds, when the GPU has done what it was given."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def time_in_turn(
-    runs: dict[str, Callable[[], object]], rounds: int
+    runs: dict[str, Callable[[], object]],
+    rounds: int,
+    now: Callable[[], float] = time.process_time,
 ) -> list[dict[str, float | str]]:
     """Time runs in turn; a row each: seconds, and time over the first one's."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for lap in range(rounds + 1):
         for name, run in runs.items():
-            start = time.process_time()
+            start = now()
             run()
             if lap:  # the first is the warm-up
-                seconds[name].append(time.process_time() - start)
+                seconds[name].append(now() - start)
     first = next(iter(seconds.values()))
     rows: list[dict[str, float | str]] = []
     for name, times in seconds.items():
@@ -116,8 +171,28 @@ def one_at_a_time(loss: Loss, x: Tensor, slots: Slots, masked: Tensor) -> Tensor
             total.backward()
         count = slots.counts[study]
         one = Slots(torch.zeros(count, dtype=torch.long), torch.arange(count), [count], count)
-        total = loss(x[study : study + 1], one, mask) * (mask.sum() / masked.sum())
+        total = loss(x[study : study + 1], one, mask) * float(mask.sum() / masked.sum())
     return total
+
+
+def by_count(loss: PeerLoss, images: dict[int, tuple[Tensor, Tensor]]) -> Tensor:
+    """Studies with equal N as one batch, one N after the other; gradients add up."""
+    hidden = {count: masked.sum() for count, (_, masked) in images.items()}
+    total = torch.zeros(())
+    for turn, (count, (x, masked)) in enumerate(images.items()):
+        if turn:
+            total.backward()
+        total = loss(x, masked) * (hidden[count] / sum(hidden.values()))
+    return total
+
+
+def grouped(x: Tensor, slots: Slots, masked: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+    """Images (B, N, Z, Y, X) and hidden tokens (B, N, L) of the studies that have N contrasts."""
+    masks, found = masked.to(x.device).split(slots.counts), {}
+    for count in sorted(set(slots.counts)):
+        studies = [study for study, n in enumerate(slots.counts) if n == count]
+        found[count] = x[studies, :count], torch.stack([masks[study] for study in studies])
+    return found
 
 
 def padded_block(block: Block, x: Tensor, keep: Tensor) -> Tensor:
@@ -136,6 +211,7 @@ def padded_loss(model: AdaptiveMAE, x: Tensor, slots: Slots, masked: Tensor) -> 
     real = torch.arange(most) < torch.tensor(slots.counts)[:, None]  # (B, N)
     slot = torch.zeros(b, most, dtype=torch.long)
     slot[real] = torch.arange(len(slots.study))
+    real, slot = real.to(x.device), slot.to(x.device)
     flat = slot.flatten()  # (B * N,), padding repeats the first slot
     k, (_, num_tokens) = packed.visible.shape[1], packed.position.shape
     contrast, position = packed.contrast[flat], packed.position[flat]
@@ -171,30 +247,32 @@ def check_same_gradient(variants: dict[str, Step]) -> None:
         raise SystemExit(f"the variants have other gradients: {norms}")
 
 
-def mixed_variants(config: ModelConfig, cast: torch.autocast) -> dict[str, Step]:
+def mixed_variants(setting: Setting) -> dict[str, Step]:
     """Bar 2: a batch of mixed studies."""
-    model = AdaptiveMAE(config)
-    packed, padded = (cast(partial(loss, model)) for loss in (packed_loss, padded_loss))
+    model = setting.ready(AdaptiveMAE(setting.config))
+    packed, padded = (setting.cast(partial(loss, model)) for loss in (packed_loss, padded_loss))
     losses = {
         "packed": packed,
         "one at a time": partial(one_at_a_time, packed),
         "padded to 7": padded,
     }
-    data = batch(MIXED, config)
+    data = setting.batch(MIXED)
     return {name: (model, partial(loss, *data)) for name, loss in losses.items()}
 
 
 # The tokenizer alone.
 
 
-def tokenizer_variants(config: ModelConfig, cast: torch.autocast) -> dict[str, Step]:
+def tokenizer_variants(setting: Setting) -> dict[str, Step]:
     """Bar 1: where the visible tokens are picked, and how the weights are modulated (N = 4)."""
-    x, _, masked = batch((4,), config)
+    config = setting.config
+    x, _, masked = setting.batch((4,))
     images, num_tokens = x[0, :4], config.num_tokens
+    masked = masked[:4].to(x.device)
     keep = masked.to(torch.uint8).argsort(dim=1, stable=True)
     keep = keep[:, : num_visible(num_tokens, MASK_RATIO)]  # (N, K)
-    model = DynamicConvTokenizer(TOKEN**3, config.num_contrasts, config.embed_dim)
-    contrast = torch.arange(4)
+    model = DynamicConvTokenizer(TOKEN**3, config.num_contrasts, config.embed_dim).to(x.device)
+    contrast = torch.arange(4, device=x.device)
     rows = (contrast[:, None] * num_tokens + keep).flatten()
     kernel = (config.embed_dim, 1, TOKEN, TOKEN, TOKEN)
 
@@ -223,14 +301,14 @@ def tokenizer_variants(config: ModelConfig, cast: torch.autocast) -> dict[str, S
         "all tokens, one convolution": shared,
         "all tokens, a modulated convolution a contrast": modulated,
     }
-    return {name: (model, cast(body)) for name, body in bodies.items()}
+    return {name: (model, setting.cast(body)) for name, body in bodies.items()}
 
 
 # Peers.
 
 
 def image_voxels(hidden: Tensor, config: ModelConfig) -> Tensor:
-    """Masks of tokens (N, L) as masks of voxels (N, Z, Y, X)."""
+    """Masks of tokens (M, L) as masks of voxels (M, Z, Y, X)."""
     grid = hidden.to(torch.float32).unflatten(1, config.grid_size)
     for axis in (1, 2, 3):
         grid = grid.repeat_interleave(TOKEN, dim=axis)
@@ -238,9 +316,10 @@ def image_voxels(hidden: Tensor, config: ModelConfig) -> Tensor:
 
 
 def monai_loss(model: nn.Module, images: Tensor, mask: Tensor) -> Tensor:
-    """MONAI's autoencoder, images (N, Z, Y, X) as a batch. It draws its mask, of the same size."""
+    """MONAI's autoencoder, all images as a batch. It draws its mask, of the same size."""
+    images, mask = images.flatten(0, 1), mask.flatten(0, 1)
     target = patchify(images, (TOKEN,) * 3)
-    visible = int((~mask[0]).sum())
+    visible = num_visible(mask.shape[1], MASK_RATIO)
     weight = next(model.parameters())
     pred, hidden = model(images[:, None].to(weight.dtype), 1 - (visible + 0.5) / mask.shape[1])
     return ((pred - target).square().mean(dim=-1) * hidden).sum() / hidden.sum()
@@ -249,58 +328,58 @@ def monai_loss(model: nn.Module, images: Tensor, mask: Tensor) -> Tensor:
 class Peers:
     """The models of the peers' table, made once and used for every N."""
 
-    def __init__(self, config: ModelConfig, half: bool) -> None:
+    def __init__(self, setting: Setting) -> None:
+        config = setting.config
         width, depth, grid = config.embed_dim, config.depth, config.grid_size[0]
-        self.config, self.cast = config, autocast(half)
-        self.ours = AdaptiveMAE(config)
-        self.bmmae = peers.BMMAE(len(CONTRASTS), width, depth, grid)
-        self.eva = peers.EvaMAE(width, depth, grid)
-        self.monai = peers.monai_mae(width, depth, grid)
-        if self.monai is not None and half:  # it fails under autocast
-            self.monai = self.monai.bfloat16()
+        self.setting = setting
+        self.ours = setting.ready(AdaptiveMAE(config))
+        bmmae = setting.ready(peers.BMMAE(len(CONTRASTS), width, depth, grid))
+        eva = setting.ready(peers.EvaMAE(width, depth, grid))
 
-    def step(self, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> Loss:
-        """A peer's loss for one study of which the first N channels are present."""
-        cast = loss if model is self.monai else self.cast(loss)
-        return lambda x, slots, masked: cast(x[0, : len(slots.study)], masked)
+        def bmmae_loss(images: Tensor, mask: Tensor) -> Tensor:
+            return bmmae(images, mask, patchify(images.flatten(0, 1), config.token_size))
+
+        def eva_loss(images: Tensor, mask: Tensor) -> Tensor:
+            mask = mask.flatten(0, 1)
+            return eva(images.flatten(0, 1), mask, image_voxels(mask, config))
+
+        self.losses: dict[str, tuple[nn.Module, PeerLoss]] = {
+            "BM-MAE": (bmmae, setting.cast(bmmae_loss)),
+            "EvaMAE": (eva, setting.cast(eva_loss)),
+        }
+        monai = peers.monai_mae(width, depth, grid)
+        if monai is not None:  # it fails under autocast
+            monai = setting.ready(monai.bfloat16() if setting.half else monai)
+            self.losses["MONAI"] = monai, partial(monai_loss, monai)
 
     def variants(self, counts: tuple[int, ...]) -> dict[str, Step]:
-        """Bars 3 to 5. Peers know no batch of studies with other contrasts: one after the other."""
-        config = self.config
-        peer_losses: dict[str, tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]] = {
-            "BM-MAE": (
-                self.bmmae,
-                lambda images, mask: self.bmmae(images, mask, patchify(images, config.token_size)),
-            ),
-            "EvaMAE": (
-                self.eva,
-                lambda images, mask: self.eva(images, mask, image_voxels(mask, config)),
-            ),
-        }
-        if self.monai is not None:
-            peer_losses["MONAI"] = self.monai, partial(monai_loss, self.monai)
-        data = batch(counts, config)
-        steps = {"ours": (self.ours, partial(self.cast(partial(packed_loss, self.ours)), *data))}
-        for name, (model, loss) in peer_losses.items():
-            steps[name] = model, partial(one_at_a_time, self.step(model, loss), *data)
+        """Bars 3 to 5. Peers know no batch of studies with other N: one N after the other."""
+        data = self.setting.batch(counts)
+        ours = self.setting.cast(partial(packed_loss, self.ours))
+        images = grouped(*data)
+        steps: dict[str, Step] = {"ours": (self.ours, partial(ours, *data))}
+        for name, (model, loss) in self.losses.items():
+            steps[name] = model, partial(by_count, loss, images)
         return steps
 
 
 # Precision.
 
 
-def numerics(config: ModelConfig) -> list[dict[str, float | str]]:
+def numerics(setting: Setting) -> list[dict[str, float | str]]:
     """Bar 9: loss and gradients of studies with 1, 3 and 4 contrasts against float64."""
-    exact, model = AdaptiveMAE(config).double(), AdaptiveMAE(config)
+    exact = AdaptiveMAE(setting.config).double().to(setting.device)
+    model = AdaptiveMAE(setting.config).to(setting.device)
     exact.load_state_dict(model.state_dict())
-    x, slots, masked = batch((1, 3, 4), config)
+    model = setting.ready(model)
+    x, slots, masked = setting.batch((1, 3, 4))
     truth = packed_loss(exact, x.double(), slots, masked)
     truth.backward()
     wanted = [p.grad for p in exact.parameters()]
     rows: list[dict[str, float | str]] = []
     for name, half in (("float32", False), ("bfloat16 autocast", True)):
         model.zero_grad()
-        loss = autocast(half)(packed_loss)(model, x, slots, masked)
+        loss = replace(setting, half=half).cast(packed_loss)(model, x, slots, masked)
         loss.backward()
         found = [p.grad.double() for p in model.parameters()]
         errors = [(f - w).norm() / w.norm() for f, w in zip(found, wanted, strict=True)]
@@ -325,29 +404,42 @@ def report(title: str, rows: list[dict[str, float | str]]) -> None:
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
+def matmul_rate() -> float:
+    """Operations a second of a large bfloat16 matrix product: what this GPU can do at most."""
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+
+    def products() -> None:
+        for _ in range(20):
+            a @ b
+
+    (row,) = time_in_turn({"product": products}, 5, gpu_time)
+    return 20 * 2 * 8192**3 / float(row["seconds"])
+
+
 def tables(args: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, float | str]]]]:
     """All tables that were asked for, as they are done."""
-    config = model_config(args.crop, args.width, args.depth)
-    half = args.dtype == "bfloat16"
-    setting = f"crop {args.crop}, width {args.width}, {args.dtype}"
+    config = model_config(args.crop, args.width, args.depth, args.decoder_heads)
+    half, device = args.dtype == "bfloat16", torch.device(args.device)
+    setting = Setting(config, device, half, args.compile, args.studies, args.rounds)
+    title = f"{args.studies} x {{}}, crop {args.crop}, width {args.width}, {args.dtype}"
     if "tokenizer" in args.parts:
-        variants = tokenizer_variants(config, autocast(half))
-        yield f"tokenizer, N = 4, {setting}", measure(variants, args.rounds)
+        yield title.format("tokenizer, N = 4"), setting.measure(tokenizer_variants(setting))
     if "mixed" in args.parts:
-        variants = mixed_variants(config, autocast(half))
+        variants = mixed_variants(setting)
         check_same_gradient(variants)
-        yield f"studies with {list(MIXED)} contrasts, {setting}", measure(variants, args.rounds)
+        yield title.format(f"studies with {list(MIXED)}"), setting.measure(variants)
     if "numerics" in args.parts:
-        yield f"relative error against float64, {setting}", numerics(config)
+        yield title.format("relative error against float64"), numerics(replace(setting, studies=1))
     if "peers" in args.parts:
-        models = Peers(config, half)
+        models, peak = Peers(setting), matmul_rate() if device.type == "cuda" else 0
         for name in args.counts:
             counts = MIXED if name == "mixed" else (int(name),)
-            rows = measure(models.variants(counts), args.rounds)
-            flops = 3 * mae_flops(config, counts, MASK_RATIO) / 1e9
+            rows = setting.measure(models.variants(counts))
+            flops = 3 * mae_flops(config, counts * args.studies, MASK_RATIO)
             speed = flops / float(rows[0]["seconds"])
-            title = f"N = {list(counts)}, {setting}: ours {flops:.0f} GFLOP, {speed:.0f} GFLOP/s"
-            yield title, rows
+            share = f", {speed / peak:.2f} of {peak / 1e12:.0f} TFLOP/s" if peak else ""
+            did = f"ours {flops / 1e9:.0f} GFLOP, {speed / 1e9:.0f} GFLOP/s{share}"
+            yield f"{title.format(f'N = {list(counts)}')}: {did}", rows
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -363,6 +455,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--depth", type=int, default=12, help="blocks of the encoder")
     parser.add_argument("--decoder_heads", type=int, default=12, help="of ours; 0: as the package")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--studies", type=int, default=1, help="of each kind in a batch")
     parser.add_argument("--output", type=Path, help="JSON file for the numbers")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from benchmark_pretraining import CONTRASTS, measure, model_config, report, time_in_turn
+from benchmark_pretraining import CONTRASTS, Setting, model_config, report, time_in_turn
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import Tensor, nn
@@ -119,21 +119,30 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--crop", type=int, default=96, help="voxels of an edge, a multiple of 32")
     parser.add_argument("--width", type=int, default=768, help="of the ViT, a multiple of 64")
     parser.add_argument("--depth", type=int, default=12, help="blocks of our ViT (MONAI's: 12)")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="of training")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--compile", action="store_true", help="as nnU-Net does on CUDA")
     parser.add_argument("--output", type=Path, help="JSON file for the numbers")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     made, found = networks(args), {}
-    setting = f"crop {args.crop}, width {args.width}, float32"
+    title = f"crop {args.crop}, width {args.width}"
     if "training" in args.parts:
-        steps = variants(made, args.crop, args.crop)
-        timed = {name: (network, partial(loss, network, x)) for name, (network, x) in steps.items()}
-        found[f"forward and backward, {setting}"] = measure(timed, args.rounds)
+        config, half = model_config(args.crop, args.width, args.depth), args.dtype == "bfloat16"
+        device = torch.device(args.device)
+        setting = Setting(config, device, half, args.compile, rounds=args.rounds)
+        made = {name: setting.ready(network) for name, network in made.items()}
+        timed = {
+            name: (network, partial(setting.cast(loss), network, x.to(device)))
+            for name, (network, x) in variants(made, args.crop, args.crop).items()
+        }
+        found[f"forward and backward, {title}, {args.dtype}"] = setting.measure(timed)
         report(*list(found.items())[-1])
     if "prediction" in args.parts:
         steps = variants(made, args.crop, args.crop * 3 // 2)
         runs = {name: window_prediction(net, x, args.crop) for name, (net, x) in steps.items()}
-        found[f"sliding-window prediction, {setting}"] = time_in_turn(runs, args.rounds)
+        found[f"sliding-window prediction, {title}, float32"] = time_in_turn(runs, args.rounds)
         report(*list(found.items())[-1])
     if args.output:
         args.output.write_text(json.dumps(found, indent=1) + "\n")

@@ -10,6 +10,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 import benchmark_pretraining as benchmark
 
+CPU = torch.device("cpu")
 TINY = ["--rounds", "1", "--crop", "32", "--width", "192", "--depth", "1", "--decoder_heads", "3"]
 
 
@@ -34,7 +35,7 @@ def test_the_benchmark_writes_a_row_a_variant(tmp_path, capsys, dtype, monkeypat
 def test_padded_studies_have_the_gradient_of_packed_ones():
     config = benchmark.model_config(32, 96, 1)
     model = benchmark.AdaptiveMAE(config).double()
-    x, slots, masked = benchmark.batch((1, 3, 2), config)
+    x, slots, masked = benchmark.Setting(config, CPU).batch((1, 3, 2))
     found = []
     for loss in (benchmark.packed_loss, benchmark.padded_loss):
         model.zero_grad()
@@ -56,14 +57,30 @@ def test_variants_that_do_other_work_are_found():
 def test_a_peer_sees_visible_tokens_only_and_learns_everywhere(name):
     """Else it would not be a masked autoencoder, and its time would say nothing."""
     config = benchmark.model_config(32, 192, 1)
-    x, _, masked = benchmark.batch((7,), config)
-    model, _ = benchmark.Peers(config, half=False).variants((7,))[name]
-    images = x[0].requires_grad_()
+    setting = benchmark.Setting(config, CPU, studies=2)
+    images, masked = benchmark.grouped(*setting.batch((7,)))[7]
+    model, _ = benchmark.Peers(setting).variants((7,))[name]
+    images.requires_grad_()
     if name == "BM-MAE":
-        target = benchmark.patchify(images.detach(), config.token_size)
+        target = benchmark.patchify(images.detach().flatten(0, 1), config.token_size)
+        model(images, masked, target).backward()
     else:
-        target = benchmark.image_voxels(masked, config)
-    model(images, masked, target).backward()
-    seen = benchmark.patchify(images.grad, config.token_size).any(dim=-1)
-    assert torch.equal(seen, ~masked)
+        rows = masked.flatten(0, 1)
+        model(images.flatten(0, 1), rows, benchmark.image_voxels(rows, config)).backward()
+    seen = benchmark.patchify(images.grad.flatten(0, 1), config.token_size).any(dim=-1)
+    assert torch.equal(seen, ~masked.flatten(0, 1))
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")  # of MONAI
+def test_no_study_of_a_peers_batch_meets_another():
+    """Else its attention would cost more than the peer's."""
+    setting = benchmark.Setting(benchmark.model_config(32, 192, 1), CPU, studies=2)
+    images, masked = benchmark.grouped(*setting.batch((3,)))[3]
+    model, _ = benchmark.Peers(setting).variants((3,))["BM-MAE"]
+    target = benchmark.patchify(images.flatten(0, 1), setting.config.token_size)
+    together = model(images, masked, target)
+    alone = [
+        model(images[i, None], masked[i, None], part) for i, part in enumerate(target.chunk(2))
+    ]
+    torch.testing.assert_close(together, sum(alone) / 2, rtol=1e-5, atol=0)
