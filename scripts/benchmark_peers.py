@@ -161,7 +161,7 @@ class EvaMAE(nn.Module):
         n, k = len(images), num_visible(masked.shape[1], MASK_RATIO)
         x = self.tokenizer(images[:, None]).flatten(2).transpose(1, 2) + self.position
         keep = masked.to(torch.uint8).argsort(dim=1, stable=True)[:, :k]  # (N, K)
-        rows = torch.arange(n)[:, None]
+        rows = torch.arange(n, device=x.device)[:, None]
         x, rotation = x[rows, keep], self.rotation[keep]
         for block in self.blocks:
             x = block(x, rotation)

@@ -70,7 +70,7 @@ class Setting:
         device: where.
         half: bfloat16 autocast.
         compiled: ours as the package compiles it, peers block by block.
-        studies: times that the studies of a table stand in its batch.
+        studies: of a batch, or as many as a table has kinds of.
         rounds: see ``time_in_turn``.
     """
 
@@ -83,12 +83,15 @@ class Setting:
 
     def batch(self, counts: tuple[int, ...]) -> tuple[Tensor, Slots, Tensor]:
         """Images (on the device), slots and masks of studies with so many contrasts each."""
-        config = self.config
-        counts = counts * self.studies
+        config, counts = self.config, self.repeated(counts)
         present = torch.arange(config.num_contrasts) < torch.tensor(counts)[:, None]
         slots = Slots.of(present)
         x = torch.randn(len(counts), config.num_contrasts, *config.patch_size)
         return x.to(self.device), slots, random_masking(slots, config.num_tokens, MASK_RATIO)
+
+    def repeated(self, counts: tuple[int, ...]) -> tuple[int, ...]:
+        """Contrasts of each study of a batch."""
+        return counts * max(1, self.studies // len(counts))
 
     def cast(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The function in bfloat16 where that is safe, or as it is."""
@@ -421,7 +424,7 @@ def tables(args: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, float
     config = model_config(args.crop, args.width, args.depth, args.decoder_heads)
     half, device = args.dtype == "bfloat16", torch.device(args.device)
     setting = Setting(config, device, half, args.compile, args.studies, args.rounds)
-    title = f"{args.studies} x {{}}, crop {args.crop}, width {args.width}, {args.dtype}"
+    title = f"{{}}, {args.studies} studies, crop {args.crop}, width {args.width}, {args.dtype}"
     if "tokenizer" in args.parts:
         yield title.format("tokenizer, N = 4"), setting.measure(tokenizer_variants(setting))
     if "mixed" in args.parts:
@@ -435,7 +438,7 @@ def tables(args: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, float
         for name in args.counts:
             counts = MIXED if name == "mixed" else (int(name),)
             rows = setting.measure(models.variants(counts))
-            flops = 3 * mae_flops(config, counts * args.studies, MASK_RATIO)
+            flops = 3 * mae_flops(config, setting.repeated(counts), MASK_RATIO)
             speed = flops / float(rows[0]["seconds"])
             share = f", {speed / peak:.2f} of {peak / 1e12:.0f} TFLOP/s" if peak else ""
             did = f"ours {flops / 1e9:.0f} GFLOP, {speed / 1e9:.0f} GFLOP/s{share}"
@@ -457,7 +460,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--studies", type=int, default=1, help="of each kind in a batch")
+    parser.add_argument("--studies", type=int, default=1, help="of a batch; mixed: 4 at least")
     parser.add_argument("--output", type=Path, help="JSON file for the numbers")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)

@@ -257,10 +257,20 @@ def check_normalization(schemes: Iterable[str]) -> None:
 
 
 def case_reader(folder: Path) -> Any:
-    """nnU-Net's class for the files of a preprocessed folder."""
+    """nnU-Net's class for the files of a preprocessed folder.
+
+    Raises:
+        InputError: they are not all of one kind, as where a preprocessing was killed.
+    """
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
-    return infer_dataset_class(str(folder))
+    try:
+        return infer_dataset_class(str(folder))
+    except (AssertionError, KeyError) as error:
+        raise InputError(
+            f"{folder} has no preprocessed cases, or other files beside them: delete the folder "
+            "and run nnUNetv2_preprocess again"
+        ) from error
 
 
 def nonzero_channels(data: Any) -> list[bool]:

@@ -8,6 +8,7 @@ from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.errors import AMAEError, ConfigError, ContrastError, InputError
 from amae_nnunet.plans.preprocessed import (
     PreprocessedDataset,
+    case_reader,
     check_cases,
     check_normalization,
     dataset_name,
@@ -79,6 +80,14 @@ def test_a_missing_channel_is_named_with_its_case(nnunet, dataset, tmp_path):
             check_cases(opened.name, opened.data_folder, fewer, [case], print)
     finally:
         (tmp_path / "contrasts.json").rename(nnunet / "raw" / DATASET / "contrasts.json")
+
+
+@pytest.mark.parametrize("files", [[], ["a.b2nd", "b.npz"], ["a.b2nd", "b.b2nd.tmp"], ["a.txt"]])
+def test_a_folder_that_a_killed_preprocessing_left_is_named(tmp_path, files):
+    for name in files:
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=f"{tmp_path.name} has no .* nnUNetv2_preprocess again"):
+        case_reader(tmp_path)
 
 
 def test_folds_are_those_of_stock_nnunet(nnunet, dataset):
