@@ -12,6 +12,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/coverage run -m pytest --durations=5
-.venv/bin/coverage report
-[ "${1:-all}" = fast ] || .venv/bin/python -m pytest -m slow --durations=10
+# A file's tests run one after the other, files side by side, each process with its own data set.
+pytest=(.venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile)
+"${pytest[@]}" --cov --durations=5
+[ "${1:-all}" = fast ] || "${pytest[@]}" -m slow --durations=10

@@ -378,6 +378,31 @@ def test_a_long_epoch_is_saved_on_the_way(nnunet, whole, monkeypatch):
     assert_equal_to(whole, folder_of(nnunet, name))
 
 
+def test_large_states_are_not_written_after_every_short_epoch(nnunet, whole, monkeypatch):
+    monkeypatch.setattr(loop, "LARGE", 0)
+    monkeypatch.setattr(loop, "PAUSE", 3600.0)
+    name = configured("large", *WORDS)
+    saves, original = [], loop.save_state
+    monkeypatch.setattr(loop, "save_state", lambda run: (saves.append(run.step), original(run)))
+    train_step = loop.train_step
+
+    def crashes(run, batch):
+        if run.step == 50:
+            raise KeyboardInterrupt
+        if run.step == 25 and not saves:
+            run.saved -= 3600.0  # an hour later
+        train_step(run, batch)
+
+    monkeypatch.setattr(loop, "train_step", crashes)
+    assert pretrain.main(arguments(name)) == 130
+    (saved,) = saves  # at the end of the epoch that was under way
+    assert 25 < saved < 50
+    monkeypatch.setattr(loop, "train_step", train_step)
+    assert pretrain.main(arguments(name, "--c")) == 0
+    assert saves == [saved, 60]
+    assert_equal_to(whole, folder_of(nnunet, name))
+
+
 def test_a_reading_process_that_dies_is_one_line(nnunet, whole, monkeypatch, capsys):
     name = configured("orphaned", *WORDS)
     monkeypatch.setenv("nnUNet_n_proc_DA", "1")
