@@ -73,7 +73,7 @@ def linear_error(images: Tensor, hidden: Tensor, row: int) -> Tensor:
 
 @torch.no_grad()
 def skill_sums(x: Tensor, rebuilt: Tensor, hidden: Tensor, present: Tensor) -> Tensor:
-    """What an epoch sums up, in float64 on the CPU.
+    """What an epoch sums up, in float64; computed on a GPU that has it, given on the CPU.
 
     A contrast that is hidden whole has no baseline and is left out.
 
@@ -86,11 +86,12 @@ def skill_sums(x: Tensor, rebuilt: Tensor, hidden: Tensor, present: Tensor) -> T
     Returns:
         (6, C), rows as in ``SUMS``.
     """
-    sums = torch.zeros(len(SUMS), x.shape[1], dtype=torch.float64)
+    place = x.device if x.is_cuda else torch.device("cpu")
+    sums = torch.zeros(len(SUMS), x.shape[1], dtype=torch.float64, device=place)
     for study in range(len(x)):
         rows = present[study].nonzero().flatten().tolist()
         images, guesses, masks = (
-            part[study, rows].flatten(1).cpu() for part in (x, rebuilt, hidden)
+            part[study, rows].flatten(1).to(place) for part in (x, rebuilt, hidden)
         )
         images, guesses = images.double(), guesses.double()
         for n, c in enumerate(rows):
@@ -106,7 +107,7 @@ def skill_sums(x: Tensor, rebuilt: Tensor, hidden: Tensor, present: Tensor) -> T
                 sums[3, c] += linear_error(images, masks, n)
             for row, values in ((4, guess), (5, true)):
                 sums[row, c] += (values - values.mean()).square().sum()
-    return sums
+    return sums.cpu()
 
 
 def skill_row(sums: Tensor, contrasts: Sequence[str]) -> dict[str, Any]:
