@@ -32,6 +32,19 @@ def test_the_benchmark_writes_a_row_a_variant(tmp_path, capsys, dtype, monkeypat
     assert "| BM-MAE |" in capsys.readouterr().out
 
 
+def test_the_model_has_what_was_asked_for(monkeypatch):
+    made, model_config = [], benchmark.model_config
+    monkeypatch.setattr(
+        benchmark, "model_config", lambda *args: made.append(model_config(*args)) or made[-1]
+    )
+    threads = torch.get_num_threads()
+    benchmark.main([*TINY, "--parts", "numerics"])
+    torch.set_num_threads(threads)
+    (config,) = made
+    assert (config.patch_size[0], config.embed_dim, config.depth) == (32, 192, 1)
+    assert config.decoder_num_heads == 3
+
+
 def test_padded_studies_have_the_gradient_of_packed_ones():
     config = benchmark.model_config(32, 96, 1)
     model = benchmark.AdaptiveMAE(config).double()
