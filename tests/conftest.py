@@ -37,9 +37,12 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def nnunet(tmp_path_factory):
-    """The three folders of nnU-Net, and its fastest settings for a few cores."""
+    """The three folders of nnU-Net, which it reads once, and its fastest settings for a few cores.
+
+    For all tests, so that none imports nnU-Net without them, whichever runs first.
+    """
     root = tmp_path_factory.mktemp("nnunet")
     patch = pytest.MonkeyPatch()
     for name in ("raw", "preprocessed", "results"):

@@ -1,5 +1,6 @@
 """The doctor, through its console script, on sound and on broken installations."""
 
+import io
 import os
 import re
 import subprocess
@@ -32,7 +33,7 @@ def environment(tmp_path, **changes):
 
 def doctor_says(env, cwd, *arguments):
     return subprocess.run(
-        [SCRIPT, *arguments], env=env, cwd=cwd, capture_output=True, text=True, timeout=120
+        [SCRIPT, *arguments], env=env, cwd=cwd, capture_output=True, text=True, timeout=900
     )
 
 
@@ -66,6 +67,21 @@ def test_says_ok_on_every_line_of_a_sound_installation(tmp_path):
     ]
     assert re.search(r"^info  GPU: \S", answer.stdout, re.MULTILINE)
     assert answer.stderr == ""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_shows_that_it_is_at_work(terminal, monkeypatch, capsys):
+    looks = [lambda: doctor.Check("python", "3"), lambda: doctor.Check("disk", "full", ok=False)]
+    shown = io.StringIO()
+    shown.isatty = lambda: terminal
+    monkeypatch.setattr(doctor, "_checks", lambda: looks)
+    monkeypatch.setattr(sys, "stderr", shown)
+    assert doctor.main([]) == 3
+    assert ("looking" in shown.getvalue()) == terminal
+    assert [line[:11] for line in capsys.readouterr().out.splitlines()] == [
+        "ok    pytho",
+        "FAIL  disk:",
+    ]
 
 
 @pytest.mark.slow
