@@ -69,7 +69,7 @@ class Environment:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=600,
         )
 
     def python(self, code, *flags, **variables):

@@ -311,7 +311,7 @@ def test_a_folder_that_may_not_be_written(tmp_path):
         words = ["-i", "raw", "-t", template, "-o", place, "-np", "1"]
         answer = subprocess.run(
             [sys.executable, "-c", code, *words],
-            cwd=tmp_path, preexec_fn=_obey, capture_output=True, text=True, timeout=120,
+            cwd=tmp_path, preexec_fn=_obey, capture_output=True, text=True, timeout=600,
         )  # fmt: skip
         assert answer.returncode == 2
         last = answer.stderr.splitlines()[-1]

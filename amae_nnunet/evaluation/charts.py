@@ -153,10 +153,11 @@ class _Figure:
     """A matplotlib figure in the page's style, without a screen."""
 
     def __init__(self, width: float, height: float) -> None:
-        from matplotlib import rc_context
         from matplotlib.figure import Figure
+        from matplotlib.style import context
 
-        self._context = rc_context(_STYLE)
+        # whatever the user's matplotlibrc says, or nnU-Net's plot of a training before
+        self._context = context(_STYLE, after_reset=True)
         self._size, self._new = (width, height), Figure
 
     def __enter__(self) -> _Figure:

@@ -16,7 +16,7 @@ def environment(raw_folder=None):
     return {**kept, **({"nnUNet_raw": str(raw_folder)} if raw_folder else {})}
 
 
-def command(*arguments, raw_folder=None, cwd=None, timeout=120):
+def command(*arguments, raw_folder=None, cwd=None, timeout=600):
     return subprocess.run(
         [SCRIPT, *map(str, arguments)],
         cwd=cwd,

@@ -200,7 +200,7 @@ def test_nnunet_accepts_the_data_set(good):
         capture_output=True,
         text=True,
         env=environment(dataset.parent),
-        timeout=200,
+        timeout=600,
     )
     assert "verify_dataset_integrity Done" in done.stdout, done.stderr
     assert "mismatch" not in done.stdout

@@ -307,7 +307,7 @@ def test_a_process_that_hangs_or_dies_costs_one_case(tmp_path):
     )
     try:
         kill_reader(tmp_path / "raw" / "crash" / "T1.nii.gz")
-        out, err = script.communicate(timeout=100)
+        out, err = script.communicate(timeout=600)
     finally:
         script.kill()
     done = subprocess.CompletedProcess(SCRIPT, script.returncode, out, err)

@@ -177,7 +177,7 @@ def configure_says(nnunet, name, home):
     offline = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
         [sys.executable, "-c", code, *words],
-        env={**os.environ, **offline}, cwd=nnunet, capture_output=True, text=True, timeout=120,
+        env={**os.environ, **offline}, cwd=nnunet, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import re
 
+import matplotlib
 import numpy as np
 import pytest
 from evaluation.tables import game_scores, row
@@ -221,6 +222,14 @@ def test_long_names_of_trainers_do_not_run_into_each_other():
     words = re.findall(r">([A-Za-z]+)</t", svg)
     assert name in "".join(words)
     assert max(map(len, words)) <= 14
+
+
+def test_charts_are_the_same_whatever_was_drawn_before():
+    """As nnU-Net, whose plot of a training leaves fonts of two and a half times the size."""
+    samples = {"AMAETrainer": [0.1, 0.2, 0.3], "nnUNetTrainerShort": [0.2, 0.3, 0.4]}
+    plain = box_plot(samples, "Dice")
+    with matplotlib.rc_context({"xtick.labelsize": 27.5, "axes.labelsize": 30, "axes.grid": True}):
+        assert box_plot(samples, "Dice") == plain
 
 
 def test_one_case_has_no_test_and_no_interval(tmp_path):

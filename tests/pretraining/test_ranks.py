@@ -101,7 +101,7 @@ def signal_to(process, rank, number, after):
         if f"RANK={rank}" in Path(f"/proc/{pid}/environ").read_text().split("\0")
     ]
     os.kill(child, number)
-    output = process.communicate(timeout=120)[0]
+    output = process.communicate(timeout=600)[0]
     assert process.returncode == 1, output
     return output
 
@@ -159,7 +159,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_ddp_continues_what_fsdp_
     shapes = [{k: v.shape for k, v in s["network_weights"].items()} for s in (saved, expected)]
     assert shapes[0] == shapes[1]
     process = start(name, "--c")
-    output = process.communicate(timeout=120)[0]
+    output = process.communicate(timeout=600)[0]
     assert process.returncode == 0, output
     following = f"next: nnUNetv2_train 950 {name} 0 -tr AMAETrainer -p AMAEPlans -device cpu\n"
     assert output.count(following) == 1

@@ -100,7 +100,7 @@ def test_sigterm_finishes_the_step_saves_and_continues_bit_by_bit(nnunet, whole)
     process = start(name, nnUNet_n_proc_DA="1")
     wait_for(lambda: (folder / "metrics.jsonl").exists())
     os.killpg(process.pid, signal.SIGTERM)
-    output, error = process.communicate(timeout=60)
+    output, error = process.communicate(timeout=600)
     assert process.returncode == 143, error
     assert "stopped by SIGTERM" in output
     assert "continue with --c" in output

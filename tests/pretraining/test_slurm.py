@@ -62,7 +62,7 @@ def test_a_job_whose_time_is_up_saves_goes_back_into_the_queue_and_ends(nnunet, 
         assert job.poll() is None, job.communicate()[0]
         time.sleep(0.01)
     job.send_signal(signal.SIGUSR1)
-    output = job.communicate(timeout=120)[0]
+    output = job.communicate(timeout=600)[0]
     assert job.returncode == 0, output
     assert "stopped by SIGTERM" in output
     assert "the time is up: job 7 goes back into the queue" in output
@@ -70,7 +70,7 @@ def test_a_job_whose_time_is_up_saves_goes_back_into_the_queue_and_ends(nnunet, 
     assert not (folder / "checkpoint_final.safetensors").exists()
 
     job = submit(cluster, name)
-    output = job.communicate(timeout=240)[0]
+    output = job.communicate(timeout=600)[0]
     assert job.returncode == 0, output
     assert "continuing after step" in output
     assert (folder / "checkpoint_final.safetensors").is_file()
@@ -83,7 +83,7 @@ def test_a_job_whose_time_is_up_saves_goes_back_into_the_queue_and_ends(nnunet, 
 def test_an_error_ends_a_job_for_good(nnunet, dataset, cluster):
     name = configured("slurm_wrong", "pretraining.batch_size=1")
     job = submit(cluster, name)
-    output = job.communicate(timeout=120)[0]
+    output = job.communicate(timeout=600)[0]
     assert job.returncode != 0
     assert "a batch of 1 studies cannot be cut in 2 passes on 2 processes" in output
     assert not (cluster / "requeued").exists()
