@@ -13,7 +13,7 @@
 # WORK_DIR (default ./tables_SIZE, with TISSUE behind it if given) receives everything. Run again to
 # go on where it stopped; what a time limit ends goes on, too: timeout -s TERM 540
 # scripts/reproduce_tables.sh gpu
-# In the environment: SEED (0), DEVICE, TRAINERS, and NUM_TRAIN, NUM_TEST, NUM_UNLABELED; TISSUE, what
+# In the environment: SEED (0), DEVICE, TRAINERS (" " for none), and NUM_TRAIN, NUM_TEST, NUM_UNLABELED; TISSUE, what
 # is labelled (infarct; deep_grey is told by its place, where an infarct is told voxel by voxel).
 set -euo pipefail
 
@@ -101,7 +101,9 @@ for trainer in $trainers; do
 done
 
 # Tables 1, 2 (T2 withheld) and 3 (Wilcoxon), in evaluation/report.html and results.json.
-# shellcheck disable=SC2086
-once evaluate amae-nnunet-evaluate -d 501 -c tables -p AMAEPlans -f 0 -tr $trainers --drop T2 \
-    -o evaluation -device "$device" --disable_tta -np "$processes"
-sed -n '/^mean Dice/,$p' logs/evaluate.log
+if [ -n "${trainers// /}" ]; then
+    # shellcheck disable=SC2086
+    once evaluate amae-nnunet-evaluate -d 501 -c tables -p AMAEPlans -f 0 -tr $trainers --drop T2 \
+        -o evaluation -device "$device" --disable_tta -np "$processes"
+    sed -n '/^mean Dice/,$p' logs/evaluate.log
+fi

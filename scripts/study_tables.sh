@@ -3,16 +3,21 @@
 #
 #   scripts/study_tables.sh labels SIZE [WORK_DIR]   5, 10, 20, 50 and 100 % of the labels
 #   scripts/study_tables.sh masks SIZE [WORK_DIR]    hiding 50, 70 and 90 % of the tokens
+#   scripts/study_tables.sh frozen SIZE [WORK_DIR]   the encoder as it is: random, and pre-trained
 #
 # Runs what of scripts/reproduce_tables.sh SIZE WORK_DIR has not been run, under the same variables,
 # then goes on in its WORK_DIR. "labels" compares AMAETrainer, AMAETrainerNoPretraining and stock
 # nnU-Net, all from the same pre-training, which needs no labels. "masks" compares AMAETrainer
 # after pre-trainings that differ in the mask ratio alone, with LABELS (20) per cent of the labels.
+# "frozen" trains nothing but the decoder, RUNS (3) times each, since nnU-Net fixes no seed.
 # Run again to go on where it stopped.
 set -euo pipefail
 
-study=${1:?which study: labels or masks}
-case $study in labels|masks) ;; *) echo "unknown study $study: labels or masks" >&2; exit 2 ;; esac
+study=${1:?which study: labels, masks or frozen}
+case $study in
+    labels|masks|frozen) ;;
+    *) echo "unknown study $study: labels, masks or frozen" >&2; exit 2 ;;
+esac
 shift
 . "$(dirname "$0")/reproduce_tables.sh" "$@"
 
@@ -74,4 +79,13 @@ case $study in
         done
         share tables
         train tables "$number" AMAETrainer AMAETrainerNoPretraining nnUNetTrainerShort ;;
+    frozen)
+        pretrained=$nnUNet_results/$dataset/AMAEPretraining__AMAEPlans__tables/fold_0
+        for run in $(seq "${RUNS:-3}"); do
+            export nnUNet_results=$work/frozen_$run
+            once "configure_frozen_$run" amae-nnunet-configure 501 tables -p AMAEPlans \
+                --name "frozen_$run" --checkpoint "$pretrained/checkpoint_final.safetensors" \
+                layer_decay=0.001
+            train "frozen_$run" 0 AMAETrainerNoPretraining AMAETrainer
+        done ;;
 esac
