@@ -83,6 +83,8 @@ case $study in
         pretrained=$nnUNet_results/$dataset/AMAEPretraining__AMAEPlans__tables/fold_0
         for run in $(seq "${RUNS:-3}"); do
             export nnUNet_results=$work/frozen_$run
+            mkdir -p "$nnUNet_results/$dataset" # plans name a checkpoint by its place in the results
+            ln -sfn "$(dirname "$pretrained")" "$nnUNet_results/$dataset/"
             once "configure_frozen_$run" amae-nnunet-configure 501 tables -p AMAEPlans \
                 --name "frozen_$run" --checkpoint "$pretrained/checkpoint_final.safetensors" \
                 layer_decay=0.001
