@@ -93,13 +93,19 @@ class Setting:
         """Contrasts of each study of a batch."""
         return counts * max(1, self.studies // len(counts))
 
+    def listed(self, counts: tuple[int, ...]) -> str:
+        """The contrasts of a batch, for a title."""
+        times = len(self.repeated(counts)) // len(counts)
+        return f"{times} x {list(counts)}" if times > 1 else str(list(counts))
+
     def cast(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The function in bfloat16 where that is safe, or as it is."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)(function)
 
-    def ready(self, model: nn.Module) -> nn.Module:
-        """A model on the device, and compiled if that is wanted."""
-        blocks = [m for m in model.modules() if type(m).__name__ in PEERS_BLOCKS]
+    def ready(self, model: nn.Module, by_block: bool = False) -> nn.Module:
+        """A model on the device, and compiled if that is wanted, whole or block by block."""
+        named = PEERS_BLOCKS if by_block else ()
+        blocks = [m for m in model.modules() if type(m).__name__ in named]
         for part in blocks or [model]:
             if self.compiled:
                 part.compile()
@@ -336,8 +342,8 @@ class Peers:
         width, depth, grid = config.embed_dim, config.depth, config.grid_size[0]
         self.setting = setting
         self.ours = setting.ready(AdaptiveMAE(config))
-        bmmae = setting.ready(peers.BMMAE(len(CONTRASTS), width, depth, grid))
-        eva = setting.ready(peers.EvaMAE(width, depth, grid))
+        bmmae = setting.ready(peers.BMMAE(len(CONTRASTS), width, depth, grid), by_block=True)
+        eva = setting.ready(peers.EvaMAE(width, depth, grid), by_block=True)
 
         def bmmae_loss(images: Tensor, mask: Tensor) -> Tensor:
             return bmmae(images, mask, patchify(images.flatten(0, 1), config.token_size))
@@ -352,7 +358,7 @@ class Peers:
         }
         monai = peers.monai_mae(width, depth, grid)
         if monai is not None:  # it fails under autocast
-            monai = setting.ready(monai.bfloat16() if setting.half else monai)
+            monai = setting.ready(monai.bfloat16() if setting.half else monai, by_block=True)
             self.losses["MONAI"] = monai, partial(monai_loss, monai)
 
     def variants(self, counts: tuple[int, ...]) -> dict[str, Step]:
@@ -424,13 +430,13 @@ def tables(args: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, float
     config = model_config(args.crop, args.width, args.depth, args.decoder_heads)
     half, device = args.dtype == "bfloat16", torch.device(args.device)
     setting = Setting(config, device, half, args.compile, args.studies, args.rounds)
-    title = f"{{}}, {args.studies} studies, crop {args.crop}, width {args.width}, {args.dtype}"
+    title = f"{{}}, crop {args.crop}, width {args.width}, {args.dtype}"
     if "tokenizer" in args.parts:
         yield title.format("tokenizer, N = 4"), setting.measure(tokenizer_variants(setting))
     if "mixed" in args.parts:
         variants = mixed_variants(setting)
         check_same_gradient(variants)
-        yield title.format(f"studies with {list(MIXED)}"), setting.measure(variants)
+        yield title.format(f"N = {setting.listed(MIXED)}"), setting.measure(variants)
     if "numerics" in args.parts:
         yield title.format("relative error against float64"), numerics(replace(setting, studies=1))
     if "peers" in args.parts:
@@ -442,7 +448,7 @@ def tables(args: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, float
             speed = flops / float(rows[0]["seconds"])
             share = f", {speed / peak:.2f} of {peak / 1e12:.0f} TFLOP/s" if peak else ""
             did = f"ours {flops / 1e9:.0f} GFLOP, {speed / 1e9:.0f} GFLOP/s{share}"
-            yield f"{title.format(f'N = {list(counts)}')}: {did}", rows
+            yield f"{title.format(f'N = {setting.listed(counts)}')}: {did}", rows
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -126,13 +126,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    made, found = networks(args), {}
+    found = {}
     title = f"crop {args.crop}, width {args.width}"
     if "training" in args.parts:
         config, half = model_config(args.crop, args.width, args.depth), args.dtype == "bfloat16"
         device = torch.device(args.device)
         setting = Setting(config, device, half, args.compile, rounds=args.rounds)
-        made = {name: setting.ready(network) for name, network in made.items()}
+        made = {name: setting.ready(network) for name, network in networks(args).items()}
         timed = {
             name: (network, partial(setting.cast(loss), network, x.to(device)))
             for name, (network, x) in variants(made, args.crop, args.crop).items()
@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> None:
         found[f"forward and backward, {title}, {args.dtype}"] = setting.measure(timed)
         report(*list(found.items())[-1])
     if "prediction" in args.parts:
-        steps = variants(made, args.crop, args.crop * 3 // 2)
+        steps = variants(networks(args), args.crop, args.crop * 3 // 2)
         runs = {name: window_prediction(net, x, args.crop) for name, (net, x) in steps.items()}
         found[f"sliding-window prediction, {title}, float32"] = time_in_turn(runs, args.rounds)
         report(*list(found.items())[-1])

@@ -13,8 +13,9 @@
 # WORK_DIR (default ./tables_SIZE, with TISSUE behind it if given) receives everything. Run again to
 # go on where it stopped; what a time limit ends goes on, too: timeout -s TERM 540
 # scripts/reproduce_tables.sh gpu
-# In the environment: SEED (0), DEVICE, TRAINERS (" " for none), and NUM_TRAIN, NUM_TEST, NUM_UNLABELED; TISSUE, what
-# is labelled (infarct; deep_grey is told by its place, where an infarct is told voxel by voxel).
+# In the environment: SEED (0), DEVICE, TRAINERS (" " for none), and NUM_TRAIN, NUM_TEST,
+# NUM_UNLABELED; TISSUE, what is labelled (infarct; deep_grey is told by its place, where an infarct
+# is told voxel by voxel).
 set -euo pipefail
 
 size=${1:?which size: smoke, cpu, gpu or paper}

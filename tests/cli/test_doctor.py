@@ -78,10 +78,8 @@ def test_a_terminal_shows_that_it_is_at_work(terminal, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stderr", shown)
     assert doctor.main([]) == 3
     assert ("looking" in shown.getvalue()) == terminal
-    assert [line[:11] for line in capsys.readouterr().out.splitlines()] == [
-        "ok    pytho",
-        "FAIL  disk:",
-    ]
+    printed = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert printed == ["ok    python", "FAIL  disk"]
 
 
 @pytest.mark.slow
