@@ -65,6 +65,11 @@ def marked(mark):
     return alive
 
 
+def labels(base):
+    """Labelled cases that are written below ``base``."""
+    return len(list(base.glob("*/labelsTr/*")))
+
+
 @pytest.mark.slow
 def test_a_killed_command_ends_as_an_undisturbed_one(start, tmp_path):
     begin = time.monotonic()
@@ -75,15 +80,20 @@ def test_a_killed_command_ends_as_an_undisturbed_one(start, tmp_path):
     chance, mark, kills, endings, written = random.Random(0), uuid.uuid4().hex, 0, 0, set()
     base = tmp_path / "killed"
     while kills < KILLS or not endings:
+        # Killed when none, one or two more cases are written, and a moment later: by the clock
+        # alone, a run on a busy machine may be killed at the same few points again and again.
+        goal = labels(base) + kills % 3
         run = start(base, mark)
+        while run.poll() is None and (kills == KILLS or labels(base) < goal):
+            time.sleep(0.005)
         try:
-            run.wait(chance.uniform(0, length) if kills < KILLS else None)
+            run.wait(chance.uniform(0, length / (1 if kills % 3 == 0 else CASES)))
         except subprocess.TimeoutExpired:
             # With all of its processes, or alone, so that they must find their end themselves.
             (os.killpg if kills % 2 else os.kill)(run.pid, signal.SIGKILL)
             run.wait()
             kills += 1
-            written.add(len(list(base.glob("*/labelsTr/*"))))
+            written.add(labels(base))
             continue  # at once: what the killed run left may still be running
         assert run.returncode == 4
         assert contents(base / DATASET) == expected
