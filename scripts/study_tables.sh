@@ -4,19 +4,21 @@
 #   scripts/study_tables.sh labels SIZE [WORK_DIR]   5, 10, 20, 50 and 100 % of the labels
 #   scripts/study_tables.sh masks SIZE [WORK_DIR]    hiding 50, 70 and 90 % of the tokens
 #   scripts/study_tables.sh frozen SIZE [WORK_DIR]   the encoder as it is: random, and pre-trained
+#   scripts/study_tables.sh trained SIZE [WORK_DIR]  the same encoders, trained as the decoder is
 #
 # Runs what of scripts/reproduce_tables.sh SIZE WORK_DIR has not been run, under the same variables,
 # then goes on in its WORK_DIR. "labels" compares AMAETrainer, AMAETrainerNoPretraining and stock
 # nnU-Net, all from the same pre-training, which needs no labels. "masks" compares AMAETrainer
 # after pre-trainings that differ in the mask ratio alone, with LABELS (20) per cent of the labels.
-# "frozen" trains nothing but the decoder, RUNS (3) times each, since nnU-Net fixes no seed.
+# "frozen" trains nothing but the decoder, "trained" the encoder too, RUNS (3) times each, since
+# nnU-Net fixes no seed.
 # Run again to go on where it stopped.
 set -euo pipefail
 
-study=${1:?which study: labels, masks or frozen}
+study=${1:?which study: labels, masks, frozen or trained}
 case $study in
-    labels|masks|frozen) ;;
-    *) echo "unknown study $study: labels, masks or frozen" >&2; exit 2 ;;
+    labels|masks|frozen|trained) ;;
+    *) echo "unknown study $study: labels, masks, frozen or trained" >&2; exit 2 ;;
 esac
 shift
 . "$(dirname "$0")/reproduce_tables.sh" "$@"
@@ -79,15 +81,17 @@ case $study in
         done
         share tables
         train tables "$number" AMAETrainer AMAETrainerNoPretraining nnUNetTrainerShort ;;
-    frozen)
+    frozen|trained)
         pretrained=$nnUNet_results/$dataset/AMAEPretraining__AMAEPlans__tables/fold_0
+        declare -A decay=([frozen]=0.001 [trained]=1)
         for run in $(seq "${RUNS:-3}"); do
-            export nnUNet_results=$work/frozen_$run
+            name=${study}_$run
+            export nnUNet_results=$work/$name
             mkdir -p "$nnUNet_results/$dataset" # plans name a checkpoint by its place in the results
             ln -sfn "$(dirname "$pretrained")" "$nnUNet_results/$dataset/"
-            once "configure_frozen_$run" amae-nnunet-configure 501 tables -p AMAEPlans \
-                --name "frozen_$run" --checkpoint "$pretrained/checkpoint_final.safetensors" \
-                layer_decay=0.001
-            train "frozen_$run" 0 AMAETrainerNoPretraining AMAETrainer
+            once "configure_$name" amae-nnunet-configure 501 tables -p AMAEPlans --name "$name" \
+                --checkpoint "$pretrained/checkpoint_final.safetensors" \
+                "layer_decay=${decay[$study]}"
+            train "$name" 0 AMAETrainerNoPretraining AMAETrainer
         done ;;
 esac
