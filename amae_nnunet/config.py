@@ -366,7 +366,8 @@ class TrainingConfig:
             in the paper.
         warmup_epochs: in which the learning rate rises linearly. Not in the paper.
         activation_checkpointing: less memory, a third more time. Not in the paper.
-        contrast_dropout: chance that a training sample loses contrasts. Not in the paper.
+        contrast_dropout: chance that each contrast of a training sample is left out ("matched":
+            that the sample is reduced). Not in the paper.
         contrast_dropout_pattern: "independent" (each contrast by itself) or "matched" (what the
             sample has in common with a random training case). Not in the paper.
     """

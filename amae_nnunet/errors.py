@@ -42,6 +42,10 @@ class ConfigError(AMAEError):
     exit_code = 2
 
 
+class UnsupportedError(ConfigError, NotImplementedError):
+    """What nnU-Net can do and the method cannot, as a cascade."""
+
+
 class InputError(AMAEError):
     """Input data that cannot be used."""
 

@@ -138,8 +138,12 @@ def _row(action: argparse.Action) -> str:
     text = (action.help or "").replace("%(default)s", str(action.default))
     said = "default" in text or action.nargs == 0 or action.default in (None, [])
     needed = action.required and action.nargs != "*"
-    default = "needed" if needed else "" if said else f"`{action.default}`"
-    return f"| `{words}` | {_cell(text)} | {default} |"
+    default = "needed" if needed else "" if said else str(action.default)
+    told = re.search(r"\(([^()]*; )?default: (.*)\)$", text)
+    if told:
+        text = text[: told.start()] + (f"({told[1][:-2]})" if told[1] else "")
+        default = told[2]
+    return f"| `{words}` | {_cell(text)} | {_cell(default)} |"
 
 
 def _cell(text: str) -> str:

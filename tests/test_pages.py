@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 #: Blocks that other tests run, by how they begin.
 ELSEWHERE = {
     "bash scripts/demo.sh": "test_pipeline.py, and the tests themselves",
-    "pip install ": "test_packaging.py",
+    "python3 -m venv ": "test_packaging.py",
     "export nnUNet_extTrainer=": "test_packaging.py",
 }
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")

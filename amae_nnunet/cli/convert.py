@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from amae_nnunet.convert.template import Template
 
 _EPILOG = """\
-RAW is a tree of DICOM files, a BIDS data set, a folder with one folder a case, a table of cases
+RAW is a tree of DICOM files, a BIDS data set, a folder with one folder per case, a table of cases
 (.csv, .tsv), or a public data set's own layout. All contrasts of a case are brought to one grid,
 an absent one is written as an image of zeros, contrasts.json records which are real, and
 report.html shows every case and every doubt. Run again to add cases, or the next split: what is
@@ -121,7 +121,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         help="write predictions, made from the inputs RAW, on the scanner's grid into -o FOLDER",
     )
     add("--folds", metavar="N", type=int, help="write N folds by subject (default: 5 if needed)")
-    add("--no_pictures", action="store_true", help="no picture a case in the report")
+    add("--no_pictures", action="store_true", help="no pictures of cases in the report")
     add(
         "--dry_run",
         action="store_true",
@@ -133,7 +133,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 def _add_running(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("running").add_argument
     add("-np", dest="processes", metavar="N", type=int, default=2, help="processes (default: 2)")
-    add("--timeout", metavar="S", type=float, default=600, help="seconds a case (default: 600)")
+    add("--timeout", metavar="S", type=float, default=600, help="seconds per case (default: 600)")
     add("-num_parts", metavar="N", type=int, help="convert one of N parts of the cases")
     add("-part_id", metavar="K", type=int, help="which part, 0 to N-1")
     add("--merge", action="store_true", help="put the parts together (converts nothing)")

@@ -11,10 +11,10 @@ from amae_nnunet.errors import ConfigError, InputError, exit_codes
 _EPILOG = """\
 A model is a folder that nnUNetv2_train made, whatever the trainer, or a folder of predictions. From
 model folders it predicts each case as it is and, with --drop and --subsets, from less than it has;
-what is predicted already is kept in OUT/predictions. Without -f a model takes all trained folds.
+what is predicted already is kept in OUT/predictions. Without -f a model takes its folds 0, 1, ...
 Models that are given the same name are trainings of one method, and methods are compared.
 
-It writes report.html, results.json (the same numbers), cases.csv (a row a case, model, subset and
+It writes report.html, results.json (the same numbers), cases.csv (rows: case, model, subset and
 label) and scores.jsonl (what is scored, for the next run).
 
 examples:
@@ -69,7 +69,8 @@ def _add_withheld(parser: argparse.ArgumentParser) -> None:
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("how").add_argument
-    add("-f", dest="folds", nargs="+", default=[], help="folds (default: all that are trained)")
+    add("-f", dest="folds", nargs="+", default=[],
+        help="folds, or all for a model of all cases (default: 0, 1, ...)")  # fmt: skip
     add("-chk", dest="checkpoint", default="checkpoint_final.pth",
         help="file in the fold's folder (default: %(default)s)")  # fmt: skip
     add("-step_size", type=float, default=0.5, help="of the sliding window (default: %(default)s)")

@@ -1,6 +1,6 @@
 """``amae-nnunet-phantom``: synthetic studies for benchmarks, tests and trials.
 
-Writes one folder a case with NIfTI files, as amae-nnunet-convert reads them with the template
+Writes one folder per case with NIfTI files, as amae-nnunet-convert reads them with the template
 Infarct: brains with acute infarcts and with what can be mistaken for them, on up to seven contrasts
 of which some are missing. The same seed gives the same studies. Run again to go on where it
 stopped, or with more cases. What they are made of: docs/phantom.md.

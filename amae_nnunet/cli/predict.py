@@ -17,7 +17,7 @@ _EPILOG = """\
 Segmentations are those of nnUNetv2_predict on the same images, whose options it takes by the same
 names. On top of it, channel files may simply be missing, a case that cannot be predicted stops no
 other one, and beside each segmentation CASE.json says which contrasts it was made from and what
-the model scored on these in its validation. Without -f it takes all trained folds.
+the model scored on these in its validation. Without -f it takes its folds 0, 1, ...
 
 examples:
   amae-nnunet-predict -i inputs -o predictions -d 501 -c 3d_fullres
@@ -47,7 +47,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add("-p", dest="plans", default="nnUNetPlans", help="plans (default: %(default)s)")
     add("-tr", dest="trainer", default="AMAETrainer", help="trainer (default: %(default)s)")
     add("-m", dest="model", metavar="FOLDER", type=Path, help="the model's folder instead")
-    add("-f", dest="folds", nargs="+", default=[], help="folds (default: all that are trained)")
+    add("-f", dest="folds", nargs="+", default=[],
+        help="folds, or all for a model of all cases (default: 0, 1, ...)")  # fmt: skip
     add("-chk", dest="checkpoint", default="checkpoint_final.pth",
         help="file in the fold's folder (default: %(default)s)")  # fmt: skip
 

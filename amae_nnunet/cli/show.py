@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from amae_nnunet.pretraining.studies import Study
 
 EPILOG = """\
-A picture a case: each contrast as it is, as the model sees it, and as the model rebuilds it, with
-the skills (1 - error / error of a baseline) in CASE.json. --check rebuilds every image under other
-contrast names as well and lists cases where another name fits better: images that were swapped.
+One picture per case: each contrast as it is, as the model sees it, and as the model rebuilds it,
+with the skills (1 - error / error of a baseline) in CASE.json. --check rebuilds every image under
+other contrast names as well and lists cases where another name fits better: images that were
+swapped.
 Without -d, -c and -p it takes the data set, the configuration and the plans of the pre-training.
 --card and --export need no data set: the first writes what the checkpoint is as a model card, the
 second a folder as the Hugging Face hub has them (model, config.json, card), to be shared.

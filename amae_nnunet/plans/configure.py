@@ -36,9 +36,9 @@ from amae_nnunet.whole import write_whole
 PLANS_NAME = "AMAEPlans"
 #: Values of nnU-Net's own that can be set, and what they are.
 NNUNET_KEYS = {
-    "patch_size": "three integers",
-    "batch_size": "one integer",
-    "spacing": "three numbers (mm)",
+    "patch_size": "z,y,x in voxels, as `patch_size=32,96,96`; multiples of the total strides",
+    "batch_size": "patches of a training step, as `batch_size=2`",
+    "spacing": "z,y,x in mm, as `spacing=5,1,1`; `nnUNetv2_preprocess` comes after it",
 }
 _DERIVED = ("contrasts", "patch_size", "spacing", "strides", "kernel_sizes")
 #: Model values that may differ from those of a checkpoint to fine-tune from.

@@ -21,7 +21,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from amae_nnunet.errors import CheckpointError, ConfigError, ContrastError
+from amae_nnunet.errors import CheckpointError, ConfigError, ContrastError, UnsupportedError
 from amae_nnunet.networks.checkpoint import file_sha256, read_checkpoint
 from amae_nnunet.networks.layer_decay import split_by_layer
 from amae_nnunet.networks.transfer import load_encoder
@@ -56,11 +56,11 @@ def plans_with_block(
         ConfigError: a 2d configuration, a normalization that breaks the presence rule, or
             impossible values in the block.
         ContrastError: the block is for other contrasts than the data set's.
-        NotImplementedError: a cascade.
+        UnsupportedError: a cascade.
     """
     resolved = PlansManager(plans).get_configuration(configuration).configuration
     if resolved.get("previous_stage"):
-        raise NotImplementedError(
+        raise UnsupportedError(
             f"{configuration} is the second stage of a cascade, whose extra channels would pass "
             "for contrasts: use 3d_fullres or 3d_lowres"
         )

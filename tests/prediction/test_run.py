@@ -262,6 +262,16 @@ def test_a_model_that_is_not_there_is_named(place, folds, checkpoint):
         TrainedModel.open(place.model, folds, checkpoint, CPU)
 
 
+def test_a_model_of_all_cases_wants_f_all(place, tmp_path):
+    model = shutil.copytree(place.model, tmp_path / "model")
+    (model / "fold_0").rename(model / "fold_all")
+    for fold in model.glob("fold_[0-9]"):
+        shutil.rmtree(fold)
+    with pytest.raises(ConfigError, match=r"has no fold_0/checkpoint_final\.pth: give -f all"):
+        TrainedModel.open(model, [], "checkpoint_final.pth", CPU)
+    TrainedModel.open(model, ["all"], "checkpoint_final.pth", CPU)
+
+
 def test_a_fold_without_scores_predicts_and_says_so(place, tmp_path, caplog):
     copy = shutil.copytree(place.model, tmp_path / "model")
     (copy / "fold_0" / "subsets.json").unlink()

@@ -276,7 +276,7 @@ def test_train_lowres_and_cascade(others, refused):
     assert [nibabel.load(path).shape for path in predictions] == [(32, 32, 16)] * 2
     assert not (folder / "predicted_next_stage").exists()
     assert refused["cascade"] == (
-        "NotImplementedError: 3d_cascade_fullres is the second stage of a cascade, whose extra "
+        "error: 3d_cascade_fullres is the second stage of a cascade, whose extra "
         "channels would pass for contrasts: use 3d_fullres or 3d_lowres"
     )
 
