@@ -12,9 +12,10 @@ EXIT_CODES = {
     5: "wrong or unsafe checkpoint",
     6: "all cases are predicted, but some lack a contrast that the model's data set requires",
     130: "interrupted (Ctrl-C)",
+    141: "the reader of its output went away (as head does) before the work was done",
     143: "stopped by SIGTERM; a pre-training has saved its state and continues with --c",
 }
-_ALWAYS = (0, 1, 2, 130)  # that every command can end with
+_ALWAYS = (0, 1, 2, 130, 141)  # that every command can end with
 
 
 def exit_codes(*more: int) -> dict[int, str]:

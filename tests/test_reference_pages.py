@@ -74,5 +74,5 @@ def test_defaults_of_commands_are_shown_once():
     parser = argparse.ArgumentParser()
     said = parser.add_argument("-a", default=3, help="so many (default: %(default)s)")
     unsaid = parser.add_argument("-b", default=3, help="so many")
-    assert reference._row(said) == "| `-a A` | so many (default: 3) |  |"
-    assert reference._row(unsaid) == "| `-b B` | so many | `3` |"
+    assert reference._row(said) == "| `-a A` | so many | 3 |"
+    assert reference._row(unsaid) == "| `-b B` | so many | 3 |"

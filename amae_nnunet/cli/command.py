@@ -14,12 +14,16 @@ from amae_nnunet import __version__
 from amae_nnunet.errors import EXIT_CODES, AMAEError, ConfigError, one_line
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_CHOOSE = "change its permissions, or choose another folder"
+_OTHER = "choose another folder"
+_CHOOSE = f"change its permissions, or {_OTHER}"
 #: What to do about a file or folder that the system refuses.
 _FIXES = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _CHOOSE),
     **dict.fromkeys(_FULL, "make room, and run again: what is done is kept"),
-    errno.ENOTDIR: "a file is where a folder should be: choose another folder",
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), f"a file is where a folder should be: {_OTHER}"),
+    errno.EISDIR: "a folder is where a file should be: remove it, or choose another name",
+    errno.ELOOP: f"a link leads to itself: {_OTHER}",
+    errno.EBUSY: f"it is in use: {_OTHER}",
     errno.ENAMETOOLONG: "give a shorter name",
 }
 
@@ -53,6 +57,25 @@ def new_parser(
     return parser
 
 
+def device_kind(wanted: str | None) -> str:
+    """The device to run on: what ``-device`` says, else ``cuda`` if it is there, else ``cpu``.
+
+    Raises:
+        ConfigError: the wanted one is not there.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available()
+    there = {"cpu": True, "cuda": cuda, "mps": torch.backends.mps.is_available()}
+    kind = wanted or ("cuda" if cuda else "cpu")
+    if not there[kind]:
+        raise ConfigError(
+            f"-device {kind}: PyTorch {torch.__version__} finds none here; leave -device out, or "
+            "ask amae-nnunet-doctor"
+        )
+    return kind
+
+
 def run(
     parser: argparse.ArgumentParser,
     body: Callable[[argparse.Namespace], int | None],
@@ -70,6 +93,7 @@ def run(
         stream=sys.stderr,
     )
     logging.getLogger("amae_nnunet").setLevel(logging.DEBUG if args.verbose else logging.INFO)
+    code = 141
     try:
         code = body(args) or 0
         sys.stdout.flush()
@@ -79,7 +103,7 @@ def run(
         return error.exit_code
     except BrokenPipeError:  # the reader, "head" say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return code
     except OSError as error:
         if error.errno not in _FIXES:
             raise

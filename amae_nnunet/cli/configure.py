@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,21 +61,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _configure(args: argparse.Namespace) -> None:
+    from amae_nnunet.lock import locked
     from amae_nnunet.plans.configure import configure, parse_settings
     from amae_nnunet.plans.preprocessed import PreprocessedDataset, dataset_name, nnunet_folder
 
     settings = parse_settings(args.settings)
     name = dataset_name(args.dataset)
-    own = nnunet_folder("nnUNet_preprocessed") / name / f"{args.output}.json"
-    if own.exists() and args.plans not in (None, args.output):
-        raise ConfigError(
-            f"{own.name} exists and is what would be changed, not {args.plans}: leave out -p, or "
-            "start another file with -o NAME"
-        )
-    source = args.output if own.exists() else args.plans or "nnUNetPlans"
-    dataset = PreprocessedDataset.open(name, args.configuration, source)
+    folder = nnunet_folder("nnUNet_preprocessed") / name
     pretrained = _pretrained(args.checkpoint) if args.checkpoint else None
-    path = configure(dataset, settings, args.name, args.output, pretrained)
+    # Of two commands at the same time, one changes what the other has written.
+    with locked(folder, wait=True) if folder.is_dir() else nullcontext():
+        source = _source(args, (folder / f"{args.output}.json").exists())
+        dataset = PreprocessedDataset.open(name, args.configuration, source)
+        path = configure(dataset, settings, args.name, args.output, pretrained)
     number, configuration = name[7:10], args.name or args.configuration
     print(f"wrote {path}")
     written = PreprocessedDataset.open(name, configuration, args.output)
@@ -95,6 +94,18 @@ def _configure(args: argparse.Namespace) -> None:
         print(f"next: nnUNetv2_train {number} {configuration} 0 -tr AMAETrainer -p {args.output}")
     else:
         print(f"next: amae-nnunet-pretrain {number} {configuration} -p {args.output}")
+
+
+def _source(args: argparse.Namespace, exists: bool) -> str:
+    """The plans to start from; ``exists``: there are those of ``-o``, which are changed then."""
+    if not exists:
+        return args.plans or "nnUNetPlans"
+    if args.plans not in (None, args.output):
+        raise ConfigError(
+            f"{args.output}.json exists and is what would be changed, not {args.plans}: leave out "
+            "-p, or start another file with -o NAME"
+        )
+    return str(args.output)
 
 
 def _pretrained(name: str) -> PretrainedModel:

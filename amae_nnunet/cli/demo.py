@@ -19,6 +19,7 @@ from pathlib import Path
 from amae_nnunet.cli.command import new_parser, run
 from amae_nnunet.cli.stage import Stage, preamble, run_stage
 from amae_nnunet.errors import exit_codes
+from amae_nnunet.lock import locked
 
 DATASET = 999
 CONTRASTS = ("ADC", "TRACE", "T2", "FLAIR")
@@ -93,7 +94,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _demo(args: argparse.Namespace) -> None:
     start = time.monotonic()
-    run_stages(args.folder, stages(min(4, os.cpu_count() or 1)))
+    args.folder.mkdir(parents=True, exist_ok=True)
+    with locked(args.folder):
+        run_stages(args.folder, stages(min(4, os.cpu_count() or 1)))
     _report(args.folder)
     print(f"{time.monotonic() - start:.0f} s in all")
 

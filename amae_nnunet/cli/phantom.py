@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 
 from amae_nnunet.cli.command import new_parser, run
@@ -84,6 +85,8 @@ def _write(args: argparse.Namespace) -> None:
     from amae_nnunet.phantom.scanner import MOTION, SITES
 
     split = SPLITS[args.split]
+    if args.num_cases > split.most:
+        raise ConfigError(f"--num_cases {args.num_cases}: --split {args.split} has {split.most}")
     shape, spacing = SIZES[args.size]
     write_studies(
         args.folder,
@@ -104,11 +107,14 @@ def _write(args: argparse.Namespace) -> None:
         resume=True,
     )
     option = "" if args.split == "train" else f" --split {args.split}"
-    template = "Infarct"
-    if args.label != "infarct":
+    template, folder = "Infarct", shlex.quote(str(args.folder))
+    if args.label != "infarct" or not {"ADC", "TRACE"} <= set(args.contrasts):
         template = "Phantom.json"
-        print(f"name the label {args.label} in a copy of the template Infarct, Phantom.json, then")
-    print(f"next: amae-nnunet-convert -i {args.folder} -t {template} -d 501 -n Phantom{option}")
+        print(
+            f"name the label {args.label} in a copy of the template Infarct, {template}, with only "
+            "what is there as required, then"
+        )
+    print(f"next: amae-nnunet-convert -i {folder} -t {template} -d 501 -n Phantom{option}")
 
 
 def _probability(text: str) -> tuple[str, float]:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amae_nnunet.cli.command import new_parser, run
+from amae_nnunet.cli.command import device_kind, new_parser, run
 from amae_nnunet.errors import ConfigError, exit_codes
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _predict_cases(args: argparse.Namespace, folder: Path, cases: list[InputCase
     from amae_nnunet.prediction.model import TrainedModel
     from amae_nnunet.prediction.run import Options, Run
 
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(device_kind(args.device))
     torch.set_num_threads((os.cpu_count() or 1) if device.type == "cpu" else 1)  # nnU-Net's way
     model = TrainedModel.open(
         folder,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         "--estimate",
         action="store_true",
         help="run some steps, and print memory, time and disk of the whole run; nothing is written "
-        "but the preprocessed unlabelled studies",
+        "but what comes before it: preprocessed unlabelled studies, and with -f the folds",
     )
     parser.add_argument(
         "--add_contrast",
@@ -96,6 +97,10 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse, before torch is imported, what cannot be; under torchrun the first process does."""
     if args.checkpoint and not args.add_contrast:
         raise ConfigError("--checkpoint goes with --add_contrast")
+    unused = [f"--{name}" for name in ("estimate", "pictures", "tensorboard", "shard")
+              if getattr(args, name)] + ["--c"] * args.resume  # fmt: skip
+    if args.add_contrast and unused:
+        raise ConfigError(f"--add_contrast trains nothing: leave out {unused[0]}")
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return
     from amae_nnunet.plans.preprocessed import (
@@ -114,11 +119,9 @@ def _check(args: argparse.Namespace) -> None:
 
 def _pretrain(args: argparse.Namespace) -> int:
     _check(args)
-    import torch
-
     from amae_nnunet.pretraining.ranks import join
 
-    with join(args.device or ("cuda" if torch.cuda.is_available() else "cpu")) as (ranks, device):
+    with join(command.device_kind(args.device)) as (ranks, device):
         if ranks.rank:
             logging.getLogger("amae_nnunet").setLevel(logging.ERROR)  # the first one says it all
         return _pretrain_on(args, ranks, device)
@@ -178,7 +181,9 @@ def _add_contrast(args: argparse.Namespace, dataset: PreprocessedDataset, option
     path = add_contrast(source, args.add_contrast, dataset, options)
     print(f"wrote {path}")
     number = dataset.name[7:10]
-    print(f"next: amae-nnunet-configure {number} {args.configuration} --checkpoint {path}")
+    plans = "" if args.plans in ("nnUNetPlans", "AMAEPlans") else f" -o {args.plans}"
+    file = shlex.quote(str(path))
+    print(f"next: amae-nnunet-configure {number} {args.configuration} --checkpoint {file}{plans}")
     return 0
 
 

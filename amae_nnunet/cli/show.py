@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amae_nnunet.cli.command import new_parser, run
+from amae_nnunet.cli.command import device_kind, new_parser, run
 from amae_nnunet.errors import ConfigError, exit_codes
 from amae_nnunet.whole import write_whole
 
@@ -84,9 +85,15 @@ def _body(args: argparse.Namespace) -> None:
         raise ConfigError("--license: give an identifier such as cc-by-4.0")
     if not 0 <= args.seed < 2**31:
         raise ConfigError(f"--seed {args.seed}: give a number from 0 to {2**31 - 1}")
+    if args.nifti and args.check:
+        raise ConfigError("--check writes no images: leave out --nifti")
     if args.card or args.export:
+        if args.cases or args.check or args.nifti:
+            raise ConfigError("--card and --export look at no case: leave the rest out")
         _share(args, find_checkpoint(args.checkpoint))
         return
+    if args.licence:
+        raise ConfigError("--license goes with --card or --export")
     if not args.cases and not args.check:
         raise ConfigError("name at least one case (or give --check, which takes all)")
     _show(args, find_checkpoint(args.checkpoint))
@@ -101,7 +108,7 @@ def _share(args: argparse.Namespace, path: Path) -> None:
         card = model_card(read_checkpoint(path), file_sha256(path), args.licence)
         args.output.mkdir(parents=True, exist_ok=True)
         target = args.output / f"{path.stem}.md"
-        target.write_text(card, encoding="utf-8")
+        write_whole(target, card)
         print(f"wrote {target}")
     if args.export:
         print(f"wrote {export_folder(path, args.export, args.licence)}")
@@ -110,8 +117,6 @@ def _share(args: argparse.Namespace, path: Path) -> None:
 
 
 def _show(args: argparse.Namespace, path: Path) -> None:
-    import torch
-
     from amae_nnunet.networks.checkpoint import load_mae, read_checkpoint
     from amae_nnunet.plans.preprocessed import PreprocessedDataset
     from amae_nnunet.pretraining.show import check_spacing, find_studies, show_study
@@ -120,8 +125,14 @@ def _show(args: argparse.Namespace, path: Path) -> None:
     dataset = PreprocessedDataset.open(*_place(args, checkpoint.plan))
     check_spacing(dataset, checkpoint, path)
     model = load_mae(checkpoint).eval()
-    model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model.to(device_kind(args.device))
     studies = find_studies(dataset, args.cases, model.config.contrasts)
+    twice = [case for case, count in Counter(s.case for s in studies).items() if count > 1]
+    if twice and not args.check:
+        raise ConfigError(
+            f"several of the data sets have a case {twice[0]}, and files are called by cases: show "
+            "one data set after the other, each into a folder of its own (-o)"
+        )
     args.output.mkdir(parents=True, exist_ok=True)
     mask_ratio = checkpoint.mask_ratio
     if args.check:

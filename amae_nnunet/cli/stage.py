@@ -58,7 +58,7 @@ def run_stage(folder: Path, stage: Stage) -> None:
     """Run the command of a stage in ``folder``, with its output in a file of ``folder/logs``.
 
     Raises:
-        AMAEError: it ended with another code than 0.
+        AMAEError: it ended with another code than 0, or is not installed.
     """
     for place in (*FOLDERS.values(), "logs"):
         (folder / place).mkdir(exist_ok=True)
@@ -67,7 +67,11 @@ def run_stage(folder: Path, stage: Stage) -> None:
     own = {}
     while "=" in words[0]:
         name, _, own[name] = words.pop(0).partition("=")
-    program = shutil.which(words[0], path=str(_SCRIPTS)) or words[0]
+    program = shutil.which(words[0], path=str(_SCRIPTS)) or shutil.which(words[0])
+    if program is None:
+        raise AMAEError(
+            f"{words[0]} is neither in {_SCRIPTS} nor on PATH: install amae-nnunet there"
+        )
     log = folder / "logs" / f"{stage.file_name}.log"
     with (
         log.open("wb") as output,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from amae_nnunet.cli.command import device_kind
 from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.errors import AMAEError, ConfigError, InputError
 from amae_nnunet.evaluation.cases import (
@@ -281,7 +282,7 @@ class Study:
         from amae_nnunet.prediction.model import TrainedModel
 
         args = self.args
-        device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(device_kind(args.device))
         torch.set_num_threads((os.cpu_count() or 1) if device.type == "cpu" else 1)
         return TrainedModel.open(
             model.folder,

@@ -56,13 +56,20 @@ class Segments(NamedTuple):
 
     def to(self, device: torch.device) -> Segments:
         """The same on another device."""
-        return Segments(self.cuts.to(device, non_blocking=True), self.longest)
+        cuts = self.cuts.pin_memory() if device.type == "cuda" else self.cuts
+        return Segments(cuts.to(device, non_blocking=True), self.longest)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _flash_runs_on(device: torch.device) -> bool:
     """Whether a CUDA device has flash attention (Ampere and later)."""
     return varlen_attn is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def has_flash(device: torch.device, *widths: int) -> bool:
+    """Whether flash attention serves heads of these widths on a device."""
+    served = all(width % 8 == 0 and width <= _WIDEST for width in widths)
+    return device.type == "cuda" and served and _flash_runs_on(device)
 
 
 def _attend_flash(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
@@ -84,8 +91,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
     Returns:
         (T, heads, width of a head).
     """
-    half, width = q.dtype in (torch.float16, torch.bfloat16), q.shape[-1]
-    if q.is_cuda and half and width % 8 == 0 and width <= _WIDEST and _flash_runs_on(q.device):
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    if q.is_cuda and half and has_flash(q.device, q.shape[-1]):
         return _attend_flash(q, k, v, segments)
     if torch.compiler.is_compiling():
         return attend_each(q, k, v, segments.cuts)

@@ -74,7 +74,10 @@ def save_checkpoint(path: Path, model: AdaptiveMAE, facts: Mapping[str, Any]) ->
     """
     content = {**facts, "model": dataclasses.asdict(model.config)}
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    path.touch()
+    mode = path.stat().st_mode
     save_file(tensors, path, metadata={_KEY: json.dumps(content)})
+    path.chmod(mode)  # of any new file here; safetensors shuts out all others but the user
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -84,6 +87,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: no such file, not a safetensors file, not one of ours, of another schema,
             or its tensors are not those of its configuration.
     """
+    if path.is_dir():
+        raise CheckpointError(f"checkpoint {path} is a folder: give the .safetensors file in it")
     try:
         with safe_open(path, framework="pt") as file:
             facts = _checked(path, parse_json((file.metadata() or {})[_KEY]))

@@ -99,5 +99,5 @@ def pack_studies(x: Tensor, slots: Slots, masked: Tensor, config: ModelConfig) -
 
 
 def _on(x: Tensor, index: Tensor) -> Tensor:
-    """``index`` on the device of ``x``, without waiting for it."""
-    return index.to(x.device, non_blocking=True)
+    """``index`` on the device of ``x``, without waiting for it: from pinned memory."""
+    return (index.pin_memory() if x.is_cuda else index).to(x.device, non_blocking=True)

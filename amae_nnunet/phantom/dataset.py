@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,15 +21,17 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from pebble import ProcessExpired
 from tqdm import tqdm
 
 from amae_nnunet.contrasts import PAPER_CONTRASTS
-from amae_nnunet.errors import ConfigError
+from amae_nnunet.errors import AMAEError, ConfigError
 from amae_nnunet.lock import locked
 from amae_nnunet.phantom.anatomy import make_head
 from amae_nnunet.phantom.fields import FloatArray
 from amae_nnunet.phantom.scanner import MOTION, SITES, make_images
 from amae_nnunet.phantom.tissues import CODE, TISSUES, Labels
+from amae_nnunet.workers import ahead, reason, workers
 
 #: Probability that a case has a contrast. The paper requires ADC and trace; the rest is chosen.
 AVAILABILITY: Mapping[str, float] = MappingProxyType(
@@ -59,20 +58,22 @@ class Split:
 
     Attributes:
         first_case: number of the first; parts have no number in common.
+        most: cases that there can be; the next part begins after them.
         labels: whether the label is given.
         infarct: probability that a case has acute infarcts. The paper's labelled cases all do.
     """
 
     first_case: int
+    most: float
     labels: bool
     infarct: float
 
 
 SPLITS: Mapping[str, Split] = MappingProxyType(
     {
-        "train": Split(0, True, 1.0),
-        "test": Split(100_000, True, 1.0),
-        "unlabeled": Split(200_000, False, 0.5),
+        "train": Split(0, 100_000, True, 1.0),
+        "test": Split(100_000, 100_000, True, 1.0),
+        "unlabeled": Split(200_000, np.inf, False, 0.5),
     }
 )
 
@@ -188,7 +189,7 @@ def available_contrasts(
     unknown = [name for name in availability if name not in PAPER_CONTRASTS]
     if unknown:
         raise ConfigError(f"availability of {unknown[0]}: name {' '.join(PAPER_CONTRASTS)}")
-    for name in contrasts:
+    for name in dict.fromkeys([*contrasts, *availability]):
         if not 0 <= availability.get(name, -1) <= 1:
             raise ConfigError(
                 f"availability of {name} is {availability.get(name)}: give a probability, 0 to 1"
@@ -245,6 +246,7 @@ def write_studies(
 
     Raises:
         ConfigError: a value cannot work, a case is there already, or another run writes there.
+        AMAEError: a process died; the cases that are written stay.
     """
     _check_request(num_cases, num_processes, prefix)
     recipe = _Recipe(seed, tuple(contrasts), tuple(shape), tuple(spacing), dict(availability),
@@ -262,23 +264,18 @@ def write_studies(
 
 def _write_cases(todo: Mapping[int, Path], recipe: _Recipe, num_processes: int, total: int) -> None:
     """Write cases with a progress bar over ``total``, those that are there already included."""
-    with _mapper(min(num_processes, len(todo))) as run:
-        work = run(_write_case, todo.values(), todo, [recipe] * len(todo))
-        for _ in tqdm(work, "phantom", total, initial=total - len(todo), unit="case"):
-            pass
-
-
-@contextmanager
-def _mapper(num_processes: int) -> Iterator[Callable[..., Iterator[None]]]:
-    """``map``, here or in fresh processes."""
-    if num_processes <= 1:
-        yield map
-        return
-    pool = ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield pool.map
-    finally:
-        pool.shutdown(cancel_futures=True)
+    jobs = ((case, _write_case, (case, number, recipe)) for number, case in todo.items())
+    processes = num_processes if min(num_processes, len(todo)) > 1 else 0
+    with (
+        tqdm(None, "phantom", total, initial=total - len(todo), unit="case") as bar,
+        workers(min(processes, len(todo))) as schedule,
+    ):
+        for case, future in ahead(schedule, jobs, 2 * processes):
+            try:
+                future.result()
+            except ProcessExpired as error:
+                raise AMAEError(f"{case}: {reason(error)} (-np)") from None
+            bar.update()
 
 
 def _done(case: Path, recipe: _Recipe, resume: bool) -> bool:

@@ -40,6 +40,7 @@ NNUNET_KEYS = {
     "batch_size": "patches of a training step, as `batch_size=2`",
     "spacing": "z,y,x in mm, as `spacing=5,1,1`; `nnUNetv2_preprocess` comes after it",
 }
+_MOST = 1_000_000  # far above what any plan has, of voxels, patches and mm
 _DERIVED = ("contrasts", "patch_size", "spacing", "strides", "kernel_sizes")
 #: Model values that may differ from those of a checkpoint to fine-tune from.
 _FREE = ("num_strides", "feature_size", "decoder_embed_dim", "decoder_depth", "decoder_num_heads")
@@ -188,7 +189,9 @@ def _nnunet_values(
             continue
         value = checked[key] if isinstance(checked[key], list) else [checked[key]]
         numbers = (int, float) if key == "spacing" else (int,)
-        good = all(isinstance(v, numbers) and not isinstance(v, bool) and v > 0 for v in value)
+        good = all(
+            isinstance(v, numbers) and not isinstance(v, bool) and 1e-3 <= v <= _MOST for v in value
+        )
         if not good or len(value) != (1 if key == "batch_size" else 3):
             raise ConfigError(f"{key}={checked[key]!r}: give {kind}, as in {_example(key)}")
     if "patch_size" in checked:

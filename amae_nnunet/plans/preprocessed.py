@@ -19,6 +19,7 @@ from amae_nnunet.contrasts import FILE_NAME, ContrastRecord
 from amae_nnunet.errors import ConfigError, InputError
 from amae_nnunet.parse import parse_json
 from amae_nnunet.plans.block import AMAEBlock, channel_contrasts
+from amae_nnunet.whole import write_whole
 
 #: The checkpoint that a finished pre-training leaves in its folder.
 CHECKPOINT_NAME = "checkpoint_final.safetensors"
@@ -119,6 +120,8 @@ def read_plans(folder: Path, configuration: str, plans_name: str) -> dict[str, A
     """
     step = _planning(folder.name, configuration, plans_name)
     plans = read_json(folder / f"{plans_name}.json", step)
+    if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict):
+        raise InputError(f"{folder / plans_name}.json is no plans file: name another, or {step}")
     if configuration not in plans["configurations"]:
         others = (path for path in sorted(folder.glob("*.json")) if path.stem != plans_name)
         other = next((path.stem for path in others if _has(path, configuration)), None)
@@ -222,7 +225,7 @@ class PreprocessedDataset:
 
         Raises:
             ConfigError: the split file has no such fold.
-            InputError: the fold names cases that are not preprocessed.
+            InputError: it is no split file, or the fold names cases that are not preprocessed.
         """
         cases = self.cases()
         if fold == "all":
@@ -231,12 +234,17 @@ class PreprocessedDataset:
         if not path.exists():
             from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-            splits = generate_crossval_split(cases, seed=12345, n_splits=5)
-            path.write_text(json.dumps(splits, indent=4), encoding="utf-8")
-        splits = json.loads(path.read_text(encoding="utf-8"))
-        if fold not in map(str, range(len(splits))):
-            raise ConfigError(f"fold {fold}: give 'all' or a number under {len(splits)}")
-        training = sorted(splits[int(fold)]["train"])
+            stock = generate_crossval_split(cases, seed=12345, n_splits=5)
+            write_whole(path, json.dumps(stock, indent=4))
+        again = "repair it, or delete it and nnU-Net's own split is taken"
+        splits: Any = read_json(path, again)
+        try:
+            parts = [sorted(map(str, split["train"])) for split in splits]
+        except (TypeError, LookupError):
+            raise InputError(f"{path} is no list of folds with train and val: {again}") from None
+        if fold not in map(str, range(len(parts))):
+            raise ConfigError(f"fold {fold}: give 'all' or a number under {len(parts)}")
+        training = parts[int(fold)]
         missing = sorted(set(training) - set(cases))
         if missing:
             raise InputError(
@@ -321,6 +329,7 @@ def check_cases(
 
     Raises:
         ContrastError: a case whose voxels or channels are not what the record says.
+        InputError: a case has another number of channels, or voxels that are not finite.
     """
     contrasts = channel_contrasts(dataset_json)
     record = travel_record(name)
@@ -341,6 +350,11 @@ def check_cases(
                 f"case {case} has {data.shape[0]} channels, dataset.json {len(contrasts)} "
                 f"({', '.join(contrasts)}): a channel file is missing in nnUNet_raw; convert and "
                 "preprocess the case again"
+            )
+        if not np.isfinite(data[:, data.shape[1] // 2]).all():  # normalized, all voxels are
+            raise InputError(
+                f"case {case} has voxels that are NaN or infinite: repair its images in nnUNet_raw "
+                "and preprocess it again"
             )
         flags = nonzero_channels(data)
         if record is not None:

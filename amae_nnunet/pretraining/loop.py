@@ -11,14 +11,16 @@ Results folder::
     checkpoint_final.safetensors   the weights to fine-tune from, when all epochs are done
 
 Batches and masks are functions of the seed and the step, so a run that is continued repeats what
-an uninterrupted one would have done. Of several processes all train, and the first one writes.
+an uninterrupted one would have done (on a CPU bit for bit). Of several processes all train, and the
+first one writes.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +28,7 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from amae_nnunet.lock import locked
 from amae_nnunet.networks.checkpoint import save_checkpoint
 from amae_nnunet.plans.preprocessed import (
     CHECKPOINT_NAME,
@@ -239,23 +242,35 @@ def pretrain(dataset: PreprocessedDataset, options: Options, resume: bool = Fals
         Path of the final checkpoint.
 
     Raises:
+        ConfigError: another run writes into the folder.
         AMAEError: see ``find_state``, ``prepare``, ``load_state``, ``train``.
         Stopped: by a signal.
     """
     folder = results_folder(dataset, options.fold)
-    saved = options.ranks.from_first(lambda: _state_in(folder, resume))
-    run, studies, batches = prepare(dataset, options, saved)
+    with ExitStack() as stack:
+        saved = options.ranks.from_first(lambda: _state_in(folder, resume))
+        run, studies, batches = prepare(dataset, options, saved)
+        options.ranks.from_first(lambda: stack.enter_context(_owned(folder, new=saved is None)))
+        if saved:
+            load_state(run, saved)
+            log.info("continuing after step %d of %d", run.step, run.steps)
+        artist = options.ranks.from_first(
+            lambda: Artist(dataset, options.fold, studies, options.pictures)
+        )
+        if options.tensorboard and run.ranks.rank == 0:
+            artist.board = TensorBoard(folder, run.epoch)
+        train(run, batches, options.num_workers, artist)
+        return _write_checkpoint(run, dataset, options.fold)
+
+
+@contextmanager
+def _owned(folder: Path, new: bool) -> Iterator[None]:
+    """A context in which no other run writes into the folder; ``new``: none has done so before."""
     folder.mkdir(parents=True, exist_ok=True)
-    if saved:
-        load_state(run, saved)
-        log.info("continuing after step %d of %d", run.step, run.steps)
-    artist = options.ranks.from_first(
-        lambda: Artist(dataset, options.fold, studies, options.pictures)
-    )
-    if options.tensorboard and run.ranks.rank == 0:
-        artist.board = TensorBoard(folder, run.epoch)
-    train(run, batches, options.num_workers, artist)
-    return _write_checkpoint(run, dataset, options.fold)
+    with locked(folder):
+        if new:
+            check_unused(folder)
+        yield
 
 
 @in_one_line(CONTINUE)

@@ -1,7 +1,7 @@
 """What an epoch is told by: one line of ``metrics.jsonl`` (not in the paper).
 
-Values stay on the device until the epoch ends or is saved, so that no step waits for the one
-before it.
+Values of a GPU come to the CPU by themselves, while it goes on; whoever reads one waits for its
+step, not for those after it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class EpochRecord:
 
     Attributes:
         steps: for each step its loss and the loss of each contrast (NaN where it has none),
-            (1 + C,).
+            (1 + C,), on the CPU.
         studies: in these steps.
         sums: what the skill is made from, (6, C), or None.
         before: seconds spent in earlier sessions of a run that was stopped.
@@ -38,6 +39,7 @@ class EpochRecord:
     studies: int = 0
     sums: Tensor | None = None
     before: float = 0.0
+    _copies: deque[torch.cuda.Event] = field(default_factory=lambda: deque(maxlen=2))
     _start: float = field(default_factory=time.perf_counter)
 
     @property
@@ -47,8 +49,13 @@ class EpochRecord:
 
     def add(self, error: Tensor, count: Tensor, studies: int) -> None:
         """Add a step: squared error and hidden tokens of each contrast, (C,), and its studies."""
-        losses = torch.cat([(error.sum() / count.sum())[None], error / count])
-        self.steps.append(losses.float())
+        losses = torch.cat([(error.sum() / count.sum())[None], error / count]).float()
+        if losses.is_cuda:
+            copy = torch.empty(losses.shape, pin_memory=True).copy_(losses, non_blocking=True)
+            losses, arrival = copy, torch.cuda.Event()
+            arrival.record()
+            self._copies.append(arrival)
+        self.steps.append(losses)
         self.studies += studies
 
     def add_skill(self, sums: Tensor) -> None:
@@ -56,13 +63,25 @@ class EpochRecord:
         self.sums = sums if self.sums is None else self.sums + sums
 
     def loss(self, back: int = 1) -> float:
-        """The loss ``back`` steps from the end, 1 being the last (0.0: there is none yet)."""
-        return self.steps[max(-back, -len(self.steps))][0].item() if self.steps else 0.0
+        """The loss ``back`` steps from the end, 1 or 2; 1 is the last (0.0: there is none yet)."""
+        back = min(back, len(self.steps))
+        self._arrive(back)
+        return self.steps[-back][0].item() if self.steps else 0.0
+
+    def _arrive(self, back: int = 1) -> None:
+        """Wait until the values of all steps but the last ``back - 1`` are on the CPU."""
+        if 0 < back <= len(self._copies):
+            self._copies[-back].synchronize()
+
+    def _table(self) -> Tensor:
+        """All steps, (steps, 1 + C)."""
+        self._arrive()
+        return torch.stack(self.steps) if self.steps else torch.empty(0)
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values from which ``from_state`` makes it again."""
         return {
-            "steps": _table(self.steps),
+            "steps": self._table(),
             "studies": self.studies,
             "sums": self.sums,
             "seconds": self.seconds,
@@ -75,17 +94,13 @@ class EpochRecord:
 
     def row(self, contrasts: tuple[str, ...]) -> dict[str, Any]:
         """Means of the epoch's losses; None for a contrast that no study had."""
-        means = _table(self.steps).double().nanmean(dim=0).tolist()
+        means = self._table().double().nanmean(dim=0).tolist()
         return {
             "loss": means[0],
             "contrast_loss": dict(zip(contrasts, map(_or_none, means[1:]), strict=True)),
             **(skill_row(self.sums, contrasts) if self.sums is not None else {}),
             "studies": self.studies,
         }
-
-
-def _table(steps: list[Tensor]) -> Tensor:
-    return torch.stack([step.cpu() for step in steps]) if steps else torch.empty(0)
 
 
 def _or_none(value: float) -> float | None:

@@ -1,7 +1,7 @@
 """The processes of a run, started by torchrun: each computes its share of every batch.
 
-Numbers that steer a run (how many tokens are hidden, whether a signal came) go between CPUs, so
-that no step waits for a GPU. One process alone is rank 0 of 1, and sends nothing. Not in the paper.
+Numbers that steer a run (how many tokens are hidden, whether a signal came) go between CPUs, which
+takes no turn of a GPU. One process alone is rank 0 of 1, and sends nothing. Not in the paper.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from amae_nnunet.errors import AMAEError, ConfigError
 PATIENCE = timedelta(days=7)
 #: What the errors of a broken connection have in common.
 _BROKEN = ("gloo", "NCCL", "Connection")
+_CAUSE = 300  # last characters of such an error, which say why; before them are places in code
 
 _Made = TypeVar("_Made")
 
@@ -141,5 +142,7 @@ def _lost_process(size: int) -> Iterator[None]:
             raise
         raise AMAEError(
             f"another of the {size} processes of this run ended (torchrun says which and how; "
-            "signal 9 is often a lack of memory): what was saved is intact; continue with --c"
+            "signal 9 is often a lack of memory), or they cannot reach each other "
+            f"({' '.join(str(error).split())[-_CAUSE:]}): what was saved is intact; continue with "
+            "--c"
         ) from None

@@ -1,4 +1,4 @@
-"""The state of a run on disk, from which it continues bit by bit (not in the paper).
+"""The state of a run on disk, from which it continues, on a CPU bit by bit (not in the paper).
 
 Batches, masks and learning rates are functions of the seed and the step, and nothing else in a step
 is drawn at random. So weights, optimizer and step are the whole state, with the losses of the epoch
@@ -26,6 +26,7 @@ import torch
 
 from amae_nnunet.config import ModelConfig
 from amae_nnunet.errors import AMAEError, CheckpointError, ConfigError
+from amae_nnunet.plans.preprocessed import CHECKPOINT_NAME
 from amae_nnunet.plans.seen import SeenCases
 from amae_nnunet.pretraining.batches import Position
 from amae_nnunet.pretraining.files import whole_file
@@ -48,7 +49,7 @@ def check_finite(run: Run, back: int = 1) -> None:
 
     Args:
         run: in progress.
-        back: 2 looks at the loss before the last, which is known without waiting for the device.
+        back: 2 looks at the loss before the last, so that the device goes on with the last step.
     """
     loss = run.record.loss(back)
     if not math.isfinite(loss):
@@ -134,10 +135,11 @@ def load_state(run: Run, saved: SavedState) -> None:
     run.ranks.from_first(lambda: _check_identity(saved, run))
     state = torch.load(saved.path, map_location="cpu", weights_only=True)
     load_weights(run.model, state["network_weights"])
-    decays = [group["weight_decay"] for group in run.optimizer.param_groups]
+    groups = run.optimizer.param_groups
+    ours = [{key: group[key] for key in ("weight_decay", "fused")} for group in groups]
     load_optimizer(run.optimizer, state["optimizer_state"])
-    for group, decay in zip(run.optimizer.param_groups, decays, strict=True):
-        group["weight_decay"] = decay  # the plans' value, which may have been changed
+    for group, values in zip(run.optimizer.param_groups, ours, strict=True):
+        group.update(values)  # of the plans and the device, which may be others than before
     run.epoch, run.iteration = state["epoch"], state["iteration"]
     run.record = EpochRecord.from_state(state["record"])
     position = state.get("position")
@@ -149,10 +151,15 @@ def find_state(folder: Path) -> SavedState | None:
     """The latest state that is whole, or None where none was written.
 
     Raises:
-        CheckpointError: none is whole.
+        CheckpointError: none is whole, or they were deleted and the final checkpoint was not.
     """
     paths = [folder / name for name in (LATEST_NAME, PREVIOUS_NAME)]
     if not any(path.exists() for path in paths):
+        if (folder / CHECKPOINT_NAME).exists():
+            raise CheckpointError(
+                f"{folder} has {CHECKPOINT_NAME} but no {LATEST_NAME} to continue from: the run is "
+                "finished; to train anew, delete the folder"
+            )
         return None
     for path in paths:
         identity = _read_identity(path)

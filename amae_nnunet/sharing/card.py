@@ -174,13 +174,18 @@ def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (int, float)):
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        return (f"{value:g}" if isinstance(value, float) else str(value)) if _sane(value) else ""
     return value if isinstance(value, str) and _PLAIN.fullmatch(value) else ""
 
 
 def _number(value: Any) -> str:
     known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return f"{value:.3f}" if known else "-"
+    return f"{value:.3f}" if known and _sane(value) else "-"
+
+
+def _sane(value: float) -> bool:
+    """Whether a number is one that a run could have written."""
+    return abs(value) < 2**63
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ The checkpoint's own metadata counts; ``config.json`` must agree with it.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -23,6 +24,11 @@ from amae_nnunet.parse import parse_json
 from amae_nnunet.sharing.card import model_card
 
 MODEL, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+#: Of the facts of a checkpoint, those that anybody may read; others may be from anybody.
+_TOLD = (
+    "schema", "plan", "pretraining", "fold", "epochs", "num_cases", "last_epoch", "versions",
+    "added_contrasts", "model",
+)  # fmt: skip
 #: ``org/name``, or ``org/name@revision`` for a branch, a tag or a commit.
 _HUB_ID = re.compile(r"([\w][\w.-]*/[\w][\w.-]*?)(?:@([\w][\w./-]*))?")
 
@@ -42,26 +48,28 @@ def export_folder(checkpoint: Path, folder: Path, licence: str = "") -> Path:
     content = read_checkpoint(checkpoint)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} holds something already: choose a new folder")
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    folder = folder.absolute()
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:
         shutil.copyfile(checkpoint, temporary / MODEL)
         sha256 = file_sha256(temporary / MODEL)
         card = model_card(content, sha256, licence)
         (temporary / CARD).write_text(card, encoding="utf-8")
-        config = json.dumps(_config(content.facts), indent=1) + "\n"
-        (temporary / CONFIG).write_text(config, encoding="utf-8")
+        (temporary / CONFIG).write_text(_config(checkpoint, content.facts), encoding="utf-8")
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
-def _config(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts without what is of use to this package alone."""
-    shown = {key: value for key, value in facts.items() if key != "seen_cases"}
-    return {"model_type": "amae-nnunet", **shown}
+def _config(checkpoint: Path, facts: dict[str, Any]) -> str:
+    """The facts that we write, but for what is of use to this package alone, as JSON."""
+    shown = {"model_type": "amae-nnunet", **{key: facts[key] for key in _TOLD if key in facts}}
+    try:
+        return json.dumps(shown, indent=1, allow_nan=False) + "\n"
+    except ValueError:
+        raise CheckpointError(f"checkpoint {checkpoint}: a fact is NaN or infinite") from None
 
 
 def find_checkpoint(name: str) -> Path:

@@ -22,6 +22,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from amae_nnunet.errors import CheckpointError, ConfigError, ContrastError, UnsupportedError
+from amae_nnunet.networks.attention import has_flash
 from amae_nnunet.networks.checkpoint import file_sha256, read_checkpoint
 from amae_nnunet.networks.layer_decay import split_by_layer
 from amae_nnunet.networks.transfer import load_encoder
@@ -136,6 +137,12 @@ class AMAETrainer(nnUNetTrainer):
             )
         recompute = block.training_config().activation_checkpointing
         return cls.network_class(config, num_output_channels, recompute)
+
+    def _do_i_compile(self) -> bool:
+        """Stock's answer, but never without flash attention: attention matrices would be kept."""
+        config = self.block.model_config(self.configuration_manager.configuration)
+        flash = has_flash(self.device, config.embed_dim // config.encoder_heads)
+        return flash and bool(super()._do_i_compile())
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmUpPolyLR]:
         """AdamW (section 2.4) with nnU-Net's polynomial schedule (the paper names none)."""

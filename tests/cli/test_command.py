@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from amae_nnunet.cli.command import new_parser, run
+from amae_nnunet.cli.command import device_kind, new_parser, run
 from amae_nnunet.errors import EXIT_CODES, AMAEError, CheckpointError, ConfigError, InputError
 
 
@@ -63,26 +64,70 @@ def codes_in_help(command):
 )
 def test_help_lists_the_exit_codes_of_its_own_command_only(command, more):
     found = codes_in_help(command)
-    assert set(found) == {0, 1, 2, 130} | more
+    assert set(found) == {0, 1, 2, 130, 141} | more
     assert found == {code: EXIT_CODES[code] for code in found}
 
 
 def test_the_doctor_explains_its_own_exit_codes():
     found = codes_in_help("doctor")
-    assert set(found) == {0, 1, 2, 3, 130}
+    assert set(found) == {0, 1, 2, 3, 130, 141}
     assert found[3] == "a check failed: its line says how to mend it"
 
 
-def test_a_reader_that_stops_early_is_no_error():
-    code = (
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("lambda a: print('line\\n' * 100000)", 141),  # it writes when the reader has gone
+        ("lambda a: print('line')", 0),  # all is done
+    ],
+)
+def test_a_reader_that_stops_early_is_no_error_but_unfinished_work_is_not_success(body, code):
+    script = (
         "import sys; from amae_nnunet.cli.command import new_parser, run\n"
-        "sys.exit(run(new_parser('t', ''), lambda a: print('line\\n' * 100000), []))"
+        f"sys.exit(run(new_parser('t', ''), {body}, []))"
     )
     tool = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     tool.stdout.readline()
     tool.stdout.close()
     assert tool.stderr.read() == b""
     tool.stderr.close()
-    assert tool.wait() == 0
+    assert tool.wait() == code
+
+
+def test_a_place_that_cannot_be_is_one_line(tmp_path, capsys):
+    file, loop = tmp_path / "file", tmp_path / "loop"
+    file.touch()
+    loop.symlink_to(loop)
+    for body, said in (
+        (lambda _: file.mkdir(), "a file is where a folder should be"),
+        (lambda _: (file / "x").mkdir(), "a file is where a folder should be"),
+        (lambda _: (loop / "x").mkdir(), "a link leads to itself"),
+        (lambda _: tmp_path.write_text("x"), "a folder is where a file should be"),
+    ):
+        assert run(new_parser("tool", "does things"), body, []) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_a_device_that_is_not_there_is_named(kind):
+    if device_kind(None) != "cpu":
+        pytest.skip("there is one")
+    with pytest.raises(ConfigError, match=f"-device {kind}: PyTorch .* finds none here"):
+        device_kind(kind)
+    assert device_kind("cpu") == "cpu"
+
+
+def test_commands_refuse_a_device_that_is_not_there(pretrained, tmp_path, capsys):
+    from amae_nnunet.cli import pretrain, show
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    words = [str(pretrained), "any", "-d", "950", "-c", "tiny", "-p", "AMAEPlans"]
+    assert show.main([*words, "-o", str(tmp_path), "-device", "cuda"]) == 2
+    words = ["950", "tiny", "-p", "AMAEPlans", "--c", "-device", "cuda"]
+    assert pretrain.main(words) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert ["finds none here" in line for line in said if "error:" in line] == [True, True]

@@ -15,6 +15,7 @@ from PIL import Image
 from amae_nnunet.cli import demo
 from amae_nnunet.cli.stage import Stage, preamble, run_stage
 from amae_nnunet.errors import AMAEError
+from amae_nnunet.lock import locked
 
 PYTHON = f"'{sys.executable}' -c"
 
@@ -108,3 +109,14 @@ def test_the_end_says_where_everything_is_from_where_the_user_stands(tmp_path, m
     assert "misses and false positives are to be expected" in printed
     with Image.open(found["picture"]) as picture:
         assert picture.width > 500
+
+
+def test_a_command_that_is_not_installed_is_named(tmp_path):
+    with pytest.raises(AMAEError, match="amae-nnunet-nothing is neither in .* nor on PATH"):
+        run_stage(tmp_path, Stage("x", "amae-nnunet-nothing --help"))
+
+
+def test_two_demos_do_not_write_into_one_folder(tmp_path, capsys):
+    with locked(tmp_path):
+        assert demo.main(["-o", str(tmp_path)]) == 2
+    assert "another run writes into" in capsys.readouterr().err

@@ -1,8 +1,13 @@
 """``amae-nnunet-phantom`` in this process and in fresh ones, and what the converter makes of it."""
 
 import json
+import os
+import shlex
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from cli.script import command
@@ -45,6 +50,50 @@ def test_what_another_label_wants_is_said(tmp_path, capsys):
     assert said.endswith(f" -i {tmp_path} -t Phantom.json -d 501 -n Phantom\n")
 
 
+def test_the_next_command_can_be_pasted(tmp_path, capsys):
+    folder = tmp_path / "my studies"
+    words = [
+        "-o",
+        str(folder),
+        "--num_cases",
+        "1",
+        "--size",
+        "tiny",
+        "--contrasts",
+        "T1",
+        "-np",
+        "1",
+    ]
+    assert phantom.main(words) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith("with only what is there as required, then")
+    assert shlex.split(said[1])[2:6] == ["-i", str(folder), "-t", "Phantom.json"]
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_it_in_one_line_and_what_is_written_stays(tmp_path):
+    words = ["-o", tmp_path / "out", "--num_cases", "6", "--size", "medium", "-np", "2"]
+    tool = subprocess.Popen(
+        [Path(sys.executable).with_name("amae-nnunet-phantom"), *words],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while not list(tmp_path.glob("out/phantom_*/study.json")):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    found = subprocess.run(
+        ["pgrep", "-P", str(tool.pid), "-f", "spawn_main"], capture_output=True, text=True
+    )
+    for process in found.stdout.split():
+        os.kill(int(process), signal.SIGKILL)
+    said = tool.stderr.read()
+    tool.stderr.close()
+    assert tool.wait() == 1
+    assert "its process died, perhaps out of memory: run again with fewer processes (-np)" in said
+    assert "Traceback" not in said
+    assert list(tmp_path.glob("out/phantom_*/study.json"))
+
+
 def test_it_goes_on_where_it_stopped_and_refuses_other_settings(tmp_path, capsys):
     assert run(f"-o {tmp_path} --num_cases 1 {TINY}") == 0
     before = (tmp_path / "phantom_000" / "study.json").stat().st_mtime_ns
@@ -64,6 +113,8 @@ def test_it_goes_on_where_it_stopped_and_refuses_other_settings(tmp_path, capsys
         ("--num_cases 1 --availability T2", "write NAME=P"),
         ("--num_cases 1 --availability T2=2", "availability of T2 is 2"),
         ("--num_cases 1 --availability T9=1", "T9"),
+        ("--num_cases 1 --contrasts T1 --availability FLAIR=7", "availability of FLAIR is 7"),
+        ("--num_cases 100001", "--split train has 100000"),
         ("--num_cases 1 --motion -1", "motion is -1"),
         ("--num_cases 1 --label brain", "label brain: name one of air"),
     ],

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from amae_nnunet.cli import configure, show
 from amae_nnunet.errors import CheckpointError
-from amae_nnunet.networks.checkpoint import read_checkpoint
+from amae_nnunet.networks.checkpoint import load_mae, read_checkpoint, save_checkpoint
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
 from amae_nnunet.sharing.card import model_card
 from amae_nnunet.sharing.folder import find_checkpoint
@@ -204,3 +204,49 @@ def test_a_model_of_the_hub(nnunet, shared, tmp_path):
 def test_what_looks_like_a_path_is_never_looked_up(name):
     with pytest.raises(CheckpointError, match="does not exist"):
         read_checkpoint(find_checkpoint(name))
+
+
+def test_a_folder_may_be_the_one_that_the_user_is_in(pretrained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert show.main([str(pretrained), "--export", "."]) == 0
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_folder_tells_only_what_a_pre_training_writes(pretrained, tmp_path, capsys):
+    checkpoint = read_checkpoint(pretrained)
+    facts = {**checkpoint.facts, "place": "/home/jane_doe/patients", "num_cases": 10**400,
+             "last_epoch": {"contrast_loss": {"ADC": 10**310}}}  # fmt: skip
+    file = tmp_path / "other.safetensors"
+    save_file(checkpoint.tensors, file, metadata={"amae": json.dumps(facts)})
+    assert show.main([str(file), "--export", str(tmp_path / "out")]) == 0
+    assert "jane_doe" not in (tmp_path / "out" / "config.json").read_text()
+    assert "00000000" not in (tmp_path / "out" / "README.md").read_text()
+    facts["epochs"] = float("nan")
+    save_file(checkpoint.tensors, file, metadata={"amae": json.dumps(facts)})
+    assert show.main([str(file), "--export", str(tmp_path / "more")]) == 5
+    assert "a fact is NaN or infinite" in capsys.readouterr().err
+    assert not (tmp_path / "more").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["case", "--card"], "--card and --export look at no case"),
+        (["--export", "x", "--check"], "--card and --export look at no case"),
+        (["case", "--license", "mit"], "--license goes with --card or --export"),
+        (["--check", "--nifti"], "--check writes no images"),
+    ],
+)
+def test_options_that_would_not_be_read_are_refused(pretrained, words, message, capsys):
+    assert show.main([str(pretrained), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_others_of_the_group_may_read_a_checkpoint(pretrained, tmp_path):
+    """safetensors makes files that only the user may read."""
+    before = os.umask(0o027)
+    try:
+        save_checkpoint(tmp_path / "new", load_mae(read_checkpoint(pretrained)), {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o640

@@ -18,7 +18,7 @@ from shell import small_disk
 from amae_nnunet.cli import show
 from amae_nnunet.networks.checkpoint import load_mae, read_checkpoint, save_checkpoint
 from amae_nnunet.plans.preprocessed import PreprocessedDataset, travel_record
-from amae_nnunet.plans.unlabeled import preprocess_unlabeled
+from amae_nnunet.plans.unlabeled import preprocess_unlabeled, unlabeled_folder
 from amae_nnunet.pretraining.check import Finding
 from amae_nnunet.pretraining.pictures import axial_slice
 from amae_nnunet.pretraining.show import find_studies
@@ -225,3 +225,18 @@ def test_a_seed_out_of_range_is_one_line(run, capsys, seed):
 def test_the_console_script_is_there():
     tool = Path(sys.executable).parent / "amae-nnunet-show"
     assert "--check" in subprocess.run([tool, "--help"], capture_output=True, text=True).stdout
+
+
+def test_cases_of_one_name_from_two_data_sets_are_not_written_over_each_other(
+    nnunet, more, run, capsys
+):
+    opened = PreprocessedDataset.open("950", "tiny", "AMAEPlans")
+    raw = shutil.copytree(nnunet / "raw" / more, nnunet / "raw" / "Dataset946_Twin")
+    try:
+        for name in (more, raw.name):
+            preprocess_unlabeled(opened, name, 1)
+        run(f"{more}/more_001", f"{raw.name}/more_001", code=2)
+        assert "several of the data sets have a case more_001" in capsys.readouterr().err
+    finally:
+        shutil.rmtree(unlabeled_folder(opened) / raw.name, ignore_errors=True)
+        shutil.rmtree(raw)

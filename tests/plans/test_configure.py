@@ -1,6 +1,9 @@
 import json
+import logging
 import re
 import shutil
+import threading
+import time
 
 import pytest
 from conftest import DATASET
@@ -8,6 +11,7 @@ from tiny import make_config
 
 from amae_nnunet.cli.configure import main
 from amae_nnunet.errors import ConfigError
+from amae_nnunet.lock import locked
 from amae_nnunet.networks.checkpoint import save_checkpoint
 from amae_nnunet.networks.mae import AdaptiveMAE
 from amae_nnunet.plans.block import AMAEBlock
@@ -108,9 +112,12 @@ def test_a_new_spacing_gets_a_folder_of_its_own(nnunet, dataset, capsys):
     ("words", "message"),
     [
         (["patch_size=16,33,32"], r"not divisible .* use \[16, 32, 32\]"),
-        (["patch_size=16,32"], "patch_size=.* three integers"),
-        (["batch_size=0"], "batch_size=0: give one integer"),
-        (["spacing=1,a,1"], "spacing=.*three numbers"),
+        (["patch_size=16,32"], "patch_size=.* give z,y,x in voxels"),
+        (["batch_size=0"], "batch_size=0: give patches of a training step"),
+        (["batch_size=10000000"], "batch_size=10000000: give patches of a training step"),
+        (["spacing=1,a,1"], "spacing=.*give z,y,x in mm"),
+        (["spacing=Infinity,1,1"], "spacing=.*give z,y,x in mm"),
+        (["spacing=1e-9,1,1"], "spacing=.*give z,y,x in mm"),
         (["embed_dim=wide"], "embed_dim='wide' is not of type int"),
         (["embed_dim=48", "num_heads=5"], "48 cannot be divided among 5 heads"),
         (["mask_ratio=1.5"], "mask_ratio=1.5 must lie between 0 and 1"),
@@ -262,3 +269,21 @@ def test_the_block_is_for_the_contrasts_of_the_data_set(nnunet, dataset):
 def test_unknown_parts_of_a_block_are_refused():
     with pytest.raises(ConfigError, match="no part 'modle'"):
         AMAEBlock.read({"amae": {"modle": {}}})
+
+
+def test_of_two_commands_at_the_same_time_none_loses_what_the_other_set(nnunet, dataset, caplog):
+    caplog.set_level(logging.INFO)
+    folder, base = nnunet / "preprocessed" / DATASET, ["950", "3d_fullres", "-o", "BothPlans"]
+    assert main([*base, "--name", "one", "depth=1"]) == 0
+    second = threading.Thread(target=main, args=([*base, "--name", "two", "depth=2"],))
+    with locked(folder):
+        second.start()
+        end = time.monotonic() + 60
+        while "waiting for another run" not in caplog.text:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        plans = plans_of(nnunet, "BothPlans")
+        plans["configurations"]["three"] = plans["configurations"]["one"]
+        (folder / "BothPlans.json").write_text(json.dumps(plans))
+    second.join(60)
+    assert {"one", "two", "three"} <= set(plans_of(nnunet, "BothPlans")["configurations"])

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -159,3 +160,51 @@ def test_an_unknown_number_of_a_data_set_is_told_with_those_that_there_are(tmp_p
     with pytest.raises(InputError, match=r"there are 501, 600, 900, .*909, \.\.\. \("):
         dataset_name("777")
     assert dataset_name("600") == "Dataset600_B"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"train": ["a"],}]', "is not JSON"),
+        ('[{"val": ["a"]}]', "is no list of folds with train and val"),
+        ('{"train": ["a"]}', "is no list of folds with train and val"),
+        ("3", "is no list of folds with train and val"),
+    ],
+)
+def test_a_split_that_is_none_is_one_line(nnunet, tiny_plans, text, message):
+    opened = PreprocessedDataset.open("950", tiny_plans, "AMAEPlans")
+    path = opened.folder / "splits_final.json"
+    before = path.read_text() if path.exists() else None
+    path.write_text(text)
+    try:
+        with pytest.raises(InputError, match=rf"{message}.*: repair it, or delete it"):
+            opened.training_cases("0")
+    finally:
+        path.unlink()
+        if before is not None:
+            path.write_text(before)
+
+
+def test_json_that_is_no_plans_file_is_named(tiny_plans):
+    with pytest.raises(InputError, match=r"dataset\.json is no plans file: name another, or run"):
+        PreprocessedDataset.open("950", tiny_plans, "dataset")
+
+
+def test_a_case_with_voxels_that_are_not_finite_is_named(nnunet, tiny_plans, tmp_path):
+    """Stock preprocessing makes all voxels NaN where one was; the loss would be NaN, too."""
+    opened = PreprocessedDataset.open("950", tiny_plans, "AMAEPlans")
+    folder = shutil.copytree(opened.data_folder, tmp_path / "data")
+    case = opened.cases()[0]
+    reader = case_reader(folder)(str(folder), [case])
+    data, seg, _, properties = reader.load_case(case)
+    data, seg = np.asarray(data[:]).copy(), np.asarray(seg[:])
+    data[0] = np.nan
+    for path in folder.glob(f"{case}*"):
+        path.unlink()
+    reader.save_case(
+        data, seg, properties, str(folder / case), chunks=data.shape, blocks=data.shape,
+        chunks_seg=seg.shape, blocks_seg=seg.shape,
+    )  # fmt: skip
+    words = (opened.name, folder, opened.dataset_json, [case], list)
+    with pytest.raises(InputError, match=f"case {case} has voxels that are NaN or infinite"):
+        check_cases(*words)

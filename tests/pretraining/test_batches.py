@@ -3,10 +3,12 @@
 import itertools
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import DATASET, TINY
+from tiny import make_config
 
 from amae_nnunet.cli import configure, pretrain
 from amae_nnunet.config import PretrainingConfig
@@ -202,9 +204,17 @@ def test_a_batch_that_cannot_be_cut_is_refused_before_any_study_is_read(tiny_pla
         prepare(PreprocessedDataset.open("950", "tiny", "AMAEPlans"), Options(ranks=Ranks(0, 8)))
 
 
-def test_networks_are_compiled_on_cuda_unless_nnunets_variable_says_no(monkeypatch):
+def test_networks_are_compiled_where_flash_attention_is_unless_nnunets_variable_says_no(
+    monkeypatch,
+):
+    config = make_config(embed_dim=64, num_heads=0, decoder_embed_dim=32, decoder_num_heads=1)
     monkeypatch.delenv("nnUNet_compile", raising=False)
-    assert compiles_on(torch.device("cuda"))
-    assert not compiles_on(torch.device("cpu"))
+    for capability, flash in (((9, 0), True), ((7, 5), False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_, c=capability: c)
+        assert compiles_on(torch.device("cuda"), config) == flash
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    assert not compiles_on(torch.device("cpu"), config)
+    for heads in ({"num_heads": 16}, {"decoder_num_heads": 8}):  # 4 wide
+        assert not compiles_on(torch.device("cuda"), replace(config, **heads))
     monkeypatch.setenv("nnUNet_compile", "f")
-    assert not compiles_on(torch.device("cuda"))
+    assert not compiles_on(torch.device("cuda"), config)

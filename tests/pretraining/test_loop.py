@@ -8,14 +8,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import DATASET, TINY
 
 from amae_nnunet.cli import configure, pretrain
 from amae_nnunet.config import PretrainingConfig
+from amae_nnunet.errors import ConfigError
+from amae_nnunet.lock import locked
 from amae_nnunet.networks.checkpoint import load_mae, read_checkpoint
+from amae_nnunet.plans.preprocessed import PreprocessedDataset
 from amae_nnunet.plans.seen import SeenCases
 from amae_nnunet.pretraining import loop
+from amae_nnunet.pretraining.metrics import EpochRecord
 from amae_nnunet.pretraining.run import learning_rate
+from amae_nnunet.pretraining.skill import SKILL_STEPS
 
 
 def folder_of(nnunet, configuration, fold="all"):
@@ -69,6 +75,8 @@ def test_results_are_never_overwritten_silently(nnunet, pretrained, capsys):
         (["950", "tiny", "-p", "AMAEPlans"], 2, "continue it with --c, or delete it"),
         (["950", "tiny"], 3, "AMAEPlans has it: add -p AMAEPlans"),
         (["777", "tiny"], 3, "there is no data set 777"),
+        (["950", "tiny", "--add_contrast", "PD", "--estimate"], 2, "leave out --estimate"),
+        (["950", "tiny", "--add_contrast", "PD", "--c"], 2, "trains nothing: leave out --c"),
     ],
 )
 def test_what_cannot_be_is_told_before_torch_is_imported(pretrained, words, code, message):
@@ -132,3 +140,79 @@ def test_learning_rate_is_constant_or_warm_up_and_cosine():
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[52] == pytest.approx(0.5 * (1 + math.cos(math.pi * 47 / 95)))
     assert rates[99] < 1e-3
+
+
+def test_two_runs_do_not_write_into_one_folder(nnunet, dataset, capsys):
+    name = configured("owned", "pretraining.num_epochs=1")
+    folder = folder_of(nnunet, name)
+    folder.mkdir(parents=True)
+    with locked(folder):
+        assert run(name, "--c") == 2
+    assert f"another run writes into {folder}" in capsys.readouterr().err
+    assert list(folder.iterdir()) == []
+
+
+def test_a_run_that_another_began_in_the_meantime_is_not_overwritten(nnunet, pretrained, dataset):
+    name = configured("meantime", "pretraining.num_epochs=1")
+    folder = folder_of(nnunet, name)
+    with loop._owned(folder, new=True):
+        shutil.copy(pretrained, folder)
+    with pytest.raises(ConfigError, match="holds a pre-training"), loop._owned(folder, new=True):
+        pass
+    with loop._owned(folder, new=False):
+        pass
+
+
+def test_a_finished_run_whose_states_were_deleted_is_not_trained_anew(nnunet, pretrained, capsys):
+    name = configured("tidied", "pretraining.num_epochs=1")
+    folder = folder_of(nnunet, name)
+    folder.mkdir(parents=True)
+    shutil.copy(pretrained, folder)
+    assert run(name, "--c") == 5
+    error = capsys.readouterr().err
+    assert "no checkpoint_latest.pth to continue from: the run is finished" in error
+    assert (folder / pretrained.name).read_bytes() == pretrained.read_bytes()
+
+
+class Arrival:
+    """Stands for a CUDA event: it notes that somebody waits for it."""
+
+    def __init__(self, name, waited):
+        self.name, self.waited = name, waited
+
+    def synchronize(self):
+        self.waited.append(self.name)
+
+
+def test_who_reads_a_loss_waits_for_its_step_and_no_later_one():
+    record, waited = EpochRecord(), []
+    record.steps = [torch.tensor([float(step), 1.0]) for step in range(3)]
+    record._copies.extend(Arrival(step, waited) for step in range(3))
+    assert [record.loss(2), record.loss()] == [1.0, 2.0]
+    assert waited == [1, 2]
+    assert record.state()["steps"].shape == (3, 2)
+    assert waited == [1, 2, 2]
+    one = EpochRecord()
+    assert one.loss(2) == 0.0
+    one.add(torch.tensor([2.0, 4.0]), torch.tensor([1.0, 1.0]), 1)
+    assert one.loss(2) == one.loss() == 3.0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_no_step_waits_for_the_gpu(nnunet, dataset, monkeypatch):
+    """PyTorch raises at whatever waits for it, once the skill of the epoch is taken."""
+    monkeypatch.setenv("nnUNet_compile", "f")
+    flash = ["embed_dim=32", "num_heads=2", "decoder_embed_dim=32", "decoder_num_heads=2"]
+    name = configured("waits", *flash, "pretraining.iterations_per_epoch=40")
+    opened = PreprocessedDataset.open("950", name, "AMAEPlans")
+    run, _, batches = loop.prepare(opened, loop.Options(device=torch.device("cuda")))
+    passes = batches.own(0, 20, None)
+    parts = iter(loop.crop_loader(batches.crops, passes, 0, pin_memory=True))
+    for step in range(20):
+        if step == SKILL_STEPS:
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            loop.train_step(run, [next(parts)])
+        finally:
+            if step == 19:
+                torch.cuda.set_sync_debug_mode("default")

@@ -15,8 +15,9 @@ from pretraining import two_ranks
 from pretraining.test_loop import configured, folder_of
 
 from amae_nnunet.cli import pretrain
+from amae_nnunet.errors import AMAEError
 from amae_nnunet.networks.checkpoint import read_checkpoint
-from amae_nnunet.pretraining.ranks import Ranks
+from amae_nnunet.pretraining.ranks import Ranks, _lost_process
 
 pytestmark = [
     pytest.mark.slow,
@@ -164,3 +165,12 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_ddp_continues_what_fsdp_
     following = f"next: nnUNetv2_train 950 {name} 0 -tr AMAETrainer -p AMAEPlans -device cpu\n"
     assert output.count(following) == 1
     assert_like(whole, folder)
+
+
+def test_what_broke_a_connection_is_told():
+    error = RuntimeError("ProcessGroupNCCL.cpp:1\nNCCL error: /dev/shm has no space left")
+    said = pytest.raises(AMAEError, match="cannot reach each other .*/dev/shm has no space left")
+    with said, _lost_process(2):
+        raise error
+    with pytest.raises(RuntimeError, match="out of memory"), _lost_process(2):
+        raise RuntimeError("CUDA out of memory")

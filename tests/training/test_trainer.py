@@ -61,6 +61,16 @@ def test_stock_plans_work_with_the_papers_values(make):
     assert saved["contrasts"] == ["ADC", "TRACE", "T2"]
 
 
+def test_it_is_compiled_where_flash_attention_is(make, monkeypatch):
+    monkeypatch.delenv("nnUNet_compile", raising=False)
+    trainer = make(configuration="3d_fullres", plans="nnUNetPlans")  # heads are 64 wide
+    assert not trainer._do_i_compile()
+    trainer.device = torch.device("cuda")
+    for capability, flash in (((9, 0), True), ((7, 5), False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_, c=capability: c)
+        assert trainer._do_i_compile() == flash
+
+
 @pytest.mark.parametrize("kind", ["AMAETrainer", "AMAETrainerUNETR"])
 def test_activation_checkpointing_reaches_all_blocks(make, kind):
     for wanted in (False, True):
