@@ -15,6 +15,7 @@ from amae_nnunet.pretraining.rebuild import Rebuilt
 
 ROWS = ("original", "masked", "reconstructed")
 _WIDTH = 1.9  # inches of a slice
+_HIDDEN = "steelblue"  # no grey of an image
 
 
 def axial_slice(volume: Tensor, transpose_forward: Sequence[int]) -> NDArray[Any]:
@@ -85,5 +86,6 @@ def _draw_contrast(
         for part in (study.images, study.hidden, study.rebuilt)
     )
     low, high = np.percentile(image, [0.5, 99.5])
-    for ax, picture in zip(axes, (image, np.where(hidden, low, image), rebuilt), strict=True):
+    for ax, picture in zip(axes, (image, np.ma.masked_array(image, hidden), rebuilt), strict=True):
+        ax.set_facecolor(_HIDDEN)
         ax.imshow(picture, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=aspect)
