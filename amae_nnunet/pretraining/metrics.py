@@ -51,6 +51,9 @@ class EpochRecord:
         """Add a step: squared error and hidden tokens of each contrast, (C,), and its studies."""
         losses = torch.cat([(error.sum() / count.sum())[None], error / count]).float()
         if losses.is_cuda:
+            if len(self._copies) == 2:  # little memory is pinned, and none anew
+                self._arrive(2)
+                self.steps[-2] = self.steps[-2].clone()
             copy = torch.empty(losses.shape, pin_memory=True).copy_(losses, non_blocking=True)
             losses, arrival = copy, torch.cuda.Event()
             arrival.record()
