@@ -66,10 +66,10 @@ def _flash_runs_on(device: torch.device) -> bool:
     return varlen_attn is not None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def has_flash(device: torch.device, *widths: int) -> bool:
-    """Whether flash attention serves heads of these widths on a device."""
-    served = all(width % 8 == 0 and width <= _WIDEST for width in widths)
-    return device.type == "cuda" and served and _flash_runs_on(device)
+def has_flash(device: torch.device, width: int) -> bool:
+    """Whether flash attention serves heads of a width on a device."""
+    served = device.type == "cuda" and width % 8 == 0 and width <= _WIDEST
+    return served and _flash_runs_on(device)
 
 
 def _attend_flash(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:

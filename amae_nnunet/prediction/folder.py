@@ -48,13 +48,11 @@ def find_folds(folder: Path, folds: Sequence[str], checkpoint: str) -> list[str]
     missing = [fold for fold in found if not (folder / f"fold_{fold}" / checkpoint).is_file()]
     if missing or not found:
         file = f"fold_{missing[0] if missing else 0}/{checkpoint}"
-        untold = not folds and (folder / "fold_all" / checkpoint).is_file()
-        advice = (
-            "give -f all"
-            if untold
-            else beside(folder, file)
-            or ("give -m, or -d, -tr, -p, -c, -f and -chk, as they were given to nnUNetv2_train")
+        advice = beside(folder, file) or (
+            "give -m, or -d, -tr, -p, -c, -f and -chk, as they were given to nnUNetv2_train"
         )
+        if not folds and (folder / "fold_all" / checkpoint).is_file():
+            advice = "give -f all"
         raise ConfigError(f"{folder} has no {file}: {advice}")
     return found
 

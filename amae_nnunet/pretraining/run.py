@@ -174,8 +174,8 @@ def compiles_on(device: torch.device, config: ModelConfig) -> bool:
     writes attention matrices out, which takes the memory of many.
     """
     wanted = os.environ.get("nnUNet_compile", "true").lower() in ("true", "1", "t")
-    return wanted and has_flash(
-        device,
+    widths = (
         config.embed_dim // config.encoder_heads,
         config.decoder_embed_dim // config.decoder_heads,
     )
+    return wanted and all(has_flash(device, width) for width in widths)
