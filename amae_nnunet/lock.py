@@ -15,6 +15,8 @@ from pathlib import Path
 
 from amae_nnunet.errors import ConfigError
 
+#: Name of the file to lock in a folder that several machines see: NFS has no locks on folders.
+LOCK = ".lock"
 _log = logging.getLogger(__name__)
 
 

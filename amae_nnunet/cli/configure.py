@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _configure(args: argparse.Namespace) -> None:
-    from amae_nnunet.lock import locked
+    from amae_nnunet.lock import LOCK, locked
     from amae_nnunet.plans.configure import configure, parse_settings
     from amae_nnunet.plans.preprocessed import PreprocessedDataset, dataset_name, nnunet_folder
 
@@ -70,7 +70,7 @@ def _configure(args: argparse.Namespace) -> None:
     folder = nnunet_folder("nnUNet_preprocessed") / name
     pretrained = _pretrained(args.checkpoint) if args.checkpoint else None
     # Of two commands at the same time, one changes what the other has written.
-    with locked(folder, wait=True) if folder.is_dir() else nullcontext():
+    with locked(folder / LOCK, wait=True) if folder.is_dir() else nullcontext():
         source = _source(args, (folder / f"{args.output}.json").exists())
         dataset = PreprocessedDataset.open(name, args.configuration, source)
         path = configure(dataset, settings, args.name, args.output, pretrained)

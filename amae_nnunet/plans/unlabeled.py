@@ -32,7 +32,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from amae_nnunet.contrasts import FILE_NAME, ContrastRecord, check_contrast_names
 from amae_nnunet.errors import InputError
-from amae_nnunet.lock import locked
+from amae_nnunet.lock import LOCK, locked
 from amae_nnunet.plans.block import channel_contrasts
 from amae_nnunet.plans.half import in_half, small_blocks
 from amae_nnunet.plans.preprocessed import (
@@ -47,7 +47,7 @@ from amae_nnunet.workers import reason, workers
 
 log = logging.getLogger(__name__)
 
-LEDGER, FAILURES, LOCK = "cases.jsonl", "failures.jsonl", ".lock"
+LEDGER, FAILURES = "cases.jsonl", "failures.jsonl"
 TIMEOUT = 1800.0  # seconds for one case
 _ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 #: What of a configuration decides the preprocessed voxels.

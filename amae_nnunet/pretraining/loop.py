@@ -9,6 +9,7 @@ Results folder::
                                    minute), and every 15 minutes of a long one
     checkpoint_previous.pth        the state before it
     checkpoint_final.safetensors   the weights to fine-tune from, when all epochs are done
+    .lock                          held while a run writes here
 
 Batches and masks are functions of the seed and the step, so a run that is continued repeats what
 an uninterrupted one would have done (on a CPU bit for bit). Of several processes all train, and the
@@ -28,7 +29,7 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from amae_nnunet.lock import locked
+from amae_nnunet.lock import LOCK, locked
 from amae_nnunet.networks.checkpoint import save_checkpoint
 from amae_nnunet.plans.preprocessed import (
     CHECKPOINT_NAME,
@@ -267,7 +268,7 @@ def pretrain(dataset: PreprocessedDataset, options: Options, resume: bool = Fals
 def _owned(folder: Path, new: bool) -> Iterator[None]:
     """A context in which no other run writes into the folder; ``new``: none has done so before."""
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with locked(folder / LOCK):
         if new:
             check_unused(folder)
         yield

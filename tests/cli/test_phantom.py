@@ -52,19 +52,8 @@ def test_what_another_label_wants_is_said(tmp_path, capsys):
 
 def test_the_next_command_can_be_pasted(tmp_path, capsys):
     folder = tmp_path / "my studies"
-    words = [
-        "-o",
-        str(folder),
-        "--num_cases",
-        "1",
-        "--size",
-        "tiny",
-        "--contrasts",
-        "T1",
-        "-np",
-        "1",
-    ]
-    assert phantom.main(words) == 0
+    words = ["--num_cases", "1", "--size", "tiny", "--contrasts", "T1", "-np", "1"]
+    assert phantom.main(["-o", str(folder), *words]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].endswith("with only what is there as required, then")
     assert shlex.split(said[1])[2:6] == ["-i", str(folder), "-t", "Phantom.json"]
@@ -81,11 +70,13 @@ def test_a_killed_process_ends_it_in_one_line_and_what_is_written_stays(tmp_path
     while not list(tmp_path.glob("out/phantom_*/study.json")):
         assert time.monotonic() < end
         time.sleep(0.01)
-    found = subprocess.run(
-        ["pgrep", "-P", str(tool.pid), "-f", "spawn_main"], capture_output=True, text=True
-    )
-    for process in found.stdout.split():
-        os.kill(int(process), signal.SIGKILL)
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = (place / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == tool.pid and b"spawn_main" in (place / "cmdline").read_bytes():
+                os.kill(int(place.name), signal.SIGKILL)
+        except OSError:
+            continue
     said = tool.stderr.read()
     tool.stderr.close()
     assert tool.wait() == 1

@@ -11,7 +11,7 @@ from tiny import make_config
 
 from amae_nnunet.cli.configure import main
 from amae_nnunet.errors import ConfigError
-from amae_nnunet.lock import locked
+from amae_nnunet.lock import LOCK, locked
 from amae_nnunet.networks.checkpoint import save_checkpoint
 from amae_nnunet.networks.mae import AdaptiveMAE
 from amae_nnunet.plans.block import AMAEBlock
@@ -276,7 +276,7 @@ def test_of_two_commands_at_the_same_time_none_loses_what_the_other_set(nnunet, 
     folder, base = nnunet / "preprocessed" / DATASET, ["950", "3d_fullres", "-o", "BothPlans"]
     assert main([*base, "--name", "one", "depth=1"]) == 0
     second = threading.Thread(target=main, args=([*base, "--name", "two", "depth=2"],))
-    with locked(folder):
+    with locked(folder / LOCK):
         second.start()
         end = time.monotonic() + 60
         while "waiting for another run" not in caplog.text:

@@ -17,7 +17,7 @@ from schemas import check, lines
 
 from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.errors import ConfigError, InputError
-from amae_nnunet.lock import locked
+from amae_nnunet.lock import LOCK, locked
 from amae_nnunet.plans import unlabeled
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
 from amae_nnunet.plans.unlabeled import preprocess_unlabeled
@@ -42,7 +42,7 @@ def files_of(folder):
 
 def test_a_second_run_waits_for_the_first(done, more):
     with ThreadPoolExecutor(1) as threads:
-        with locked(done.folder / unlabeled.LOCK):
+        with locked(done.folder / LOCK):
             other = threads.submit(preprocess_unlabeled, opened(), more, 1)
             with pytest.raises(concurrent.futures.TimeoutError):
                 other.result(timeout=3)

@@ -14,7 +14,7 @@ from conftest import DATASET, TINY
 from amae_nnunet.cli import configure, pretrain
 from amae_nnunet.config import PretrainingConfig
 from amae_nnunet.errors import ConfigError
-from amae_nnunet.lock import locked
+from amae_nnunet.lock import LOCK, locked
 from amae_nnunet.networks.checkpoint import load_mae, read_checkpoint
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
 from amae_nnunet.plans.seen import SeenCases
@@ -46,7 +46,7 @@ def test_a_run_leaves_its_metrics_its_picture_and_a_checkpoint(nnunet, pretraine
     folder = pretrained.parent
     assert {path.name for path in folder.iterdir()} == {
         "checkpoint_final.safetensors", "checkpoint_latest.pth", "checkpoint_previous.pth",
-        "metrics.jsonl", "progress.png", "reconstruction_epoch_002.png",
+        "metrics.jsonl", "progress.png", "reconstruction_epoch_002.png", LOCK,
     }  # fmt: skip
     rows = lines(folder)
     assert [row["epoch"] for row in rows] == [0, 1]
@@ -146,10 +146,10 @@ def test_two_runs_do_not_write_into_one_folder(nnunet, dataset, capsys):
     name = configured("owned", "pretraining.num_epochs=1")
     folder = folder_of(nnunet, name)
     folder.mkdir(parents=True)
-    with locked(folder):
+    with locked(folder / LOCK):
         assert run(name, "--c") == 2
     assert f"another run writes into {folder}" in capsys.readouterr().err
-    assert list(folder.iterdir()) == []
+    assert [path.name for path in folder.iterdir()] == [LOCK]
 
 
 def test_a_run_that_another_began_in_the_meantime_is_not_overwritten(nnunet, pretrained, dataset):
@@ -208,11 +208,10 @@ def test_no_step_waits_for_the_gpu(nnunet, dataset, monkeypatch):
     run, _, batches = loop.prepare(opened, loop.Options(device=torch.device("cuda")))
     passes = batches.own(0, 20, None)
     parts = iter(loop.crop_loader(batches.crops, passes, 0, pin_memory=True))
-    for step in range(20):
-        if step == SKILL_STEPS:
-            torch.cuda.set_sync_debug_mode("error")
-        try:
+    try:
+        for step in range(20):
+            if step == SKILL_STEPS:
+                torch.cuda.set_sync_debug_mode("error")
             loop.train_step(run, [next(parts)])
-        finally:
-            if step == 19:
-                torch.cuda.set_sync_debug_mode("default")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
