@@ -9,7 +9,7 @@ command with its start, its processes and its report; ``dcm2niix`` with one call
 converter has chosen, compressed NIfTI as result. They take turns, so that a busy machine slows all
 alike, and printed are medians over the repeats. CPU time is that of the process and of those it
 started, files come from the cache of the disk. Projected is from the sum of the steps: the start of
-the command (some seconds a process) is spread over all of the studies.
+the command (some seconds per process) is spread over all of the studies.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def time_alone(cases: list[RawCase]) -> Cost:
 
 
 def measure(root: Path, template: str, processes: int, repeats: int) -> dict[str, Any]:
-    """Medians over the repeats: seconds a case of each step; and what was converted."""
+    """Medians over the repeats: seconds per case of each step; and what was converted."""
     cases = find_cases(root, template)
     if not cases:
         raise SystemExit(f"{root}: no study can be converted with template {template}")

@@ -57,7 +57,7 @@ def timed(
     work = 3 * mae_flops(run.model.config, counts, run.config.mask_ratio)
     return {
         "variant": name,
-        "ms a step": 1000 * seconds / done,
+        "ms per step": 1000 * seconds / done,
         "studies/s": len(counts) / seconds,
         "TFLOP/s": work / seconds / 1e12,
     }

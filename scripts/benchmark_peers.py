@@ -4,9 +4,9 @@ They reproduce the *geometry* that costs time (what is computed on how many toke
 attention), at equal encoder width, depth, MLP, crop and mask. They are not the peers' code, and
 nothing of their training recipe is here.
 
-``BMMAE``     Robinet et al., arXiv:2505.00568: a convolution a contrast over *all* its tokens, then
-              the visible ones are kept; a class token; attention that writes out its matrix; the
-              decoder (384 x 4, 12 heads) puts tokens back in order and predicts all of them.
+``BMMAE``     Robinet et al., arXiv:2505.00568: one convolution per contrast over *all* its tokens,
+              then the visible ones are kept; a class token; attention that writes out its matrix;
+              the decoder (384 x 4, 12 heads) puts tokens back in order and predicts all of them.
 ``EvaMAE``    Wald et al., nnssl: one image at a time, so contrasts never meet; rotary and learned
               positions, separate q, k, v, a gated MLP with a norm inside; a decoder as wide as the
               encoder (2 blocks); transposed convolutions up to the voxels of the whole crop.

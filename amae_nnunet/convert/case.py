@@ -45,7 +45,7 @@ class Options:
         register: move each contrast onto the reference, rigidly, where the grids differ.
         strict: end a case for what would otherwise be a contrast left out, or a doubt about
             where a file lies.
-        montages: draw a picture a case for the report.
+        montages: draw a picture of each case for the report.
     """
 
     register: bool = False

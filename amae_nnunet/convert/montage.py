@@ -1,4 +1,4 @@
-"""One picture a case, for the eye that checks a conversion: a row a contrast, axial slices.
+"""One picture per case, for the eye that checks a conversion: a row per contrast, axial slices.
 
 Slices are axial only, so that no face can be seen, and the file carries pixels and nothing else.
 Left in the picture is the patient's right. Not in the paper.

@@ -124,7 +124,7 @@ def paired_dots(panels: Sequence[Pairs], unit: str) -> str:
 def interval_bars(
     panels: Mapping[str, Mapping[str, tuple[float, Interval | None]]], unit: str
 ) -> str:
-    """A panel a model: a bar a contrast, with its interval.
+    """A panel per model: a bar per contrast, with its interval.
 
     Args:
         panels: title -> name -> value and interval.

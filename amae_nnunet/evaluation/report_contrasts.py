@@ -49,7 +49,7 @@ def by_given(summary: Summary) -> str:
 
 
 def _heat_map(contrasts: Subset, models: Sequence[str], groups: Sequence[Group]) -> str:
-    """A row a set of contrasts, a column a model; shaded from the lowest to the highest Dice."""
+    """A row per set of contrasts, a column per model; shaded from lowest to highest Dice."""
     rows: dict[Subset, dict[str, Group]] = {}
     for group in groups:
         rows.setdefault(group.given, {})[group.model] = group

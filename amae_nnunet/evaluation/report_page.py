@@ -91,7 +91,7 @@ def _failures(summary: Summary) -> str:
 
 
 def _means(summary: Summary) -> str:
-    """One table a condition: a row a model and label, a column a metric."""
+    """One table per condition: a row per model and label, a column per metric."""
     tables = []
     for condition in summary.wanted.conditions:
         rows: dict[tuple[str, str], dict[str, Mean]] = {}

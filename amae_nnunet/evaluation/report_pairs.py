@@ -32,7 +32,7 @@ _SMALL = (
     "Of n pairs that differ (n less ties), p is never below 2/2ⁿ: with 5 or fewer no p below 0.05 "
     "is possible, whatever the models are like."
 )
-_CAPTION = "a line a case: green rises, red falls; thick the mean"
+_CAPTION = "one line per case: green rises, red falls; thick the mean"
 
 
 def against_each_other(summary: Summary) -> str:

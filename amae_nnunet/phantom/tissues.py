@@ -1,6 +1,6 @@
 """What a head is made of, and the published values on which its signals rest.
 
-Not in the paper. `TABLE` has a row a tissue at 1.5 T and at 3 T. Where the values are from:
+Not in the paper. `TABLE` has a row per tissue at 1.5 T and at 3 T. Where the values are from:
 
 - T1 of white matter, cortex and putamen at 1.5 T: Wright et al. 2008, MAGMA 21:121 (646, 1197 and
   1084 ms), who find 1332 ms for the putamen at 3 T.

@@ -81,7 +81,7 @@ def errors_under(
         model: pre-trained.
         images: (C, Z, Y, X), as declared.
         rows: of the images that are present, ascending.
-        masked: hidden tokens, bool (N, L), an image a row.
+        masked: hidden tokens, bool (N, L), a row per image.
         renaming: what is renamed.
 
     Returns:

@@ -135,7 +135,7 @@ def train(run: Run, batches: Batches, num_workers: int, draw: Callable[[Run], No
 
 
 class _Bar(tqdm):
-    """A progress bar of steps, which tells studies a second as well; on the first process."""
+    """A progress bar of steps, which tells studies per second as well; on the first process."""
 
     def __init__(self, run: Run) -> None:
         hidden = run.ranks.rank > 0

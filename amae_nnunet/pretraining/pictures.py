@@ -34,7 +34,7 @@ def save_reconstruction(
     spacing: Sequence[float],
     transpose_forward: Sequence[int],
 ) -> None:
-    """Write the picture: a column a contrast; for each study rows original, masked, reconstructed.
+    """Write the picture: a column per contrast; rows original, masked, reconstructed per study.
 
     Args:
         path: PNG file.

@@ -29,7 +29,7 @@ def folder_to_predict(argv: Sequence[str]) -> Path | None:
 
 
 def check_channel_files(folder: Path, contrasts: Sequence[str], endings: Sequence[str]) -> None:
-    """Raise unless every case of a folder has one file a contrast.
+    """Raise unless every case of a folder has one file per contrast.
 
     Args:
         folder: holds ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``, ...

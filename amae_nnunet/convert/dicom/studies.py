@@ -1,4 +1,4 @@
-"""From the stacks of a DICOM tree to cases: a case a study, named by keyed hashes.
+"""From the stacks of a DICOM tree to cases: one case per study, named by keyed hashes.
 
 The sheet stands between the two. It is made from rules and choice, or read back as the user left
 it, and cases are made from it alone, so that a second step does what the first one showed. Not in
@@ -39,7 +39,7 @@ class Selection:
         ids: name cases and subjects.
         b_value: wanted one of TRACE, s/mm2.
         strict: a doubt about a wanted contrast is a problem of the case.
-        labels: folder with a label a study, named by case or StudyInstanceUID; None for none.
+        labels: folder with one label per study, named by case or StudyInstanceUID; None for none.
         sheet: what messages call the table of series.
     """
 
