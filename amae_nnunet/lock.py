@@ -33,7 +33,8 @@ def locked(path: Path, shared: bool = False, wait: bool = False) -> Iterator[Non
         ConfigError: another process holds it.
     """
     folder = path if path.is_dir() else path.parent
-    file = os.open(path, os.O_RDONLY if folder == path else os.O_WRONLY | os.O_CREAT, 0o666)
+    # NFS locks by fcntl, which shares only what can be read and owns only what can be written.
+    file = os.open(path, os.O_RDONLY if folder == path else os.O_RDWR | os.O_CREAT, 0o666)
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         try:

@@ -1,4 +1,4 @@
-"""Text files that are whole or not there at all (not in the paper).
+"""Files that are whole or not there at all (not in the paper).
 
 A run is killed, or its disk is full, at any moment; what it had written before must still be good.
 """
@@ -6,18 +6,37 @@ A run is killed, or its disk is full, at any moment; what it had written before 
 from __future__ import annotations
 
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> Path:
-    """Write a text file through a temporary name, of which no two processes have the same.
+@contextmanager
+def whole_file(path: Path, mode: int = 0o666) -> Iterator[Path]:
+    """Give an empty file to write to; at the end it becomes ``path``.
+
+    No other process has its name, on whatever machine, and it ends as ``path`` does, since
+    libraries choose a format by that.
+
+    Args:
+        path: the file that is wanted.
+        mode: its permissions, less those that the user's mask takes away.
 
     Raises:
         OSError: it cannot be written; what was there before is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        return temporary.replace(path)
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+        yield temporary
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str, mode: int = 0o666) -> Path:
+    """Write a text file as ``whole_file`` does."""
+    with whole_file(path, mode) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+    return path

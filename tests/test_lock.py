@@ -1,3 +1,4 @@
+import fcntl
 import logging
 import threading
 
@@ -14,6 +15,15 @@ def test_two_may_not_write_but_two_may_share(tmp_path):
         pass
     with locked(path):
         pass
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_file_is_locked_where_locks_are_those_of_fcntl_as_on_nfs(
+    tmp_path, monkeypatch, caplog, shared
+):
+    monkeypatch.setattr(fcntl, "flock", fcntl.lockf)
+    with locked(tmp_path / ".lock", shared):
+        assert not caplog.messages
 
 
 def test_who_waits_goes_on_when_the_other_has_ended(tmp_path, caplog):

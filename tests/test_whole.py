@@ -1,8 +1,8 @@
-"""Text files that are whole or not there."""
+"""Files that are whole or not there."""
 
 import pytest
 
-from amae_nnunet.whole import write_whole
+from amae_nnunet.whole import whole_file, write_whole
 
 
 def test_the_text_is_written_as_it_is(tmp_path):
@@ -20,6 +20,25 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
         write_whole(path, "half\n" * 10_000 + "\ud800")
     assert path.read_text() == "before"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_two_that_write_one_file_do_not_meet_even_if_their_numbers_are_the_same(tmp_path):
+    path = tmp_path / "a.png"
+    with whole_file(path) as first, whole_file(path) as second:
+        assert first != second
+        assert first.suffix == second.suffix == ".png"
+        first.write_text("first")
+        second.write_text("second")
+        assert not path.exists()
+    assert path.read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_private_file_is_never_open_to_others(tmp_path):
+    path = tmp_path / "a.tsv"
+    with whole_file(path, 0o600) as temporary:
+        assert temporary.stat().st_mode & 0o777 == 0o600
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_folder_that_is_not_there_is_an_error_of_the_system(tmp_path):

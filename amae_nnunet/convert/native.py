@@ -24,6 +24,7 @@ from amae_nnunet.convert.ledger import read_lines
 from amae_nnunet.convert.nifti import open_nifti
 from amae_nnunet.convert.output import LEDGER
 from amae_nnunet.errors import ConfigError, InputError
+from amae_nnunet.whole import whole_file
 
 _SCANNER = 1  # the code of an affine in scanner coordinates
 
@@ -105,7 +106,6 @@ def _restore_one(path: Path, native: Mapping[str, Any] | None, goal: Path) -> No
     image.set_sform(affine, _SCANNER)
     image.set_qform(affine, _SCANNER)
     image.header.set_xyzt_units("mm")
-    temporary = goal.with_name(f".{goal.name}")
-    nib.save(image, temporary)
-    os.utime(temporary, ns=(time, time))
-    temporary.replace(goal)
+    with whole_file(goal) as temporary:
+        nib.save(image, temporary)
+        os.utime(temporary, ns=(time, time))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from amae_nnunet.convert.scan import case_id, refuse_clashes
 from amae_nnunet.convert.source import NiftiFile, RawCase, Source
 from amae_nnunet.convert.template import Template
 from amae_nnunet.errors import ConfigError, InputError
+from amae_nnunet.whole import whole_file
 
 ENDINGS = (".csv", ".tsv")
 _FIXED = ("case", "subject", "split", "label", "problem")
@@ -68,9 +68,10 @@ def write_table(cases: Sequence[RawCase], path: Path, template: Template) -> Non
     A case with a name that is not UTF-8, which a table cannot hold, gets a problem.
     """
     contrasts = _contrasts(template)
-    partial = path.with_name(f"{path.name}.partial")
-    private = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(private, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with (
+        whole_file(path, 0o600) as partial,
+        partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
         writer.writerow(["case", "subject", "split", *contrasts, "label", "problem"])
         for raw in cases:
@@ -84,7 +85,6 @@ def write_table(cases: Sequence[RawCase], path: Path, template: Template) -> Non
             if any(map(_NOT_UTF_8.search, (*files, label))):
                 problem = problem or f"E_NAME: {_RENAME}"
             writer.writerow([raw.case, raw.subject, raw.split or "", *files, label, problem])
-    partial.replace(path)
 
 
 def _contrasts(template: Template) -> list[str]:

@@ -9,6 +9,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from amae_nnunet.whole import whole_file
+
 LABEL_COLOUR = "#ffb000"
 PREDICTION_COLOUR = "#00d0ff"
 _MOST = 6  # pictures in one row; more are in two, contrasts above
@@ -64,9 +66,8 @@ def save_segmentations(
     if not isinstance(target, Path):
         figure.savefig(target, dpi=_DPI, format="png")
         return
-    temporary = target.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=_DPI)
-    temporary.replace(target)
+    with whole_file(target) as temporary:
+        figure.savefig(temporary, dpi=_DPI)
 
 
 def _name_colours(figure: Any) -> None:

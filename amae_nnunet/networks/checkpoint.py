@@ -65,7 +65,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, model: AdaptiveMAE, facts: Mapping[str, Any]) -> None:
-    """Write a checkpoint; see ``whole_file`` for one that is whole or not there.
+    """Write a checkpoint; see ``durable_file`` for one that is whole or not there.
 
     Args:
         path: of the file.

@@ -123,7 +123,7 @@ def read_plans(folder: Path, configuration: str, plans_name: str) -> dict[str, A
     if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict):
         raise InputError(f"{folder / plans_name}.json is no plans file: name another, or {step}")
     if configuration not in plans["configurations"]:
-        others = (path for path in sorted(folder.glob("*.json")) if path.stem != plans_name)
+        others = (path for path in sorted(folder.glob("[!.]*.json")) if path.stem != plans_name)
         other = next((path.stem for path in others if _has(path, configuration)), None)
         known = ", ".join(plans["configurations"])
         raise InputError(

@@ -11,7 +11,7 @@ import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ class Run:
         finally:
             for case in cases:
                 shutil.rmtree(self._scratch(case.name), ignore_errors=True)
-            if (output / SCRATCH).is_dir() and not any((output / SCRATCH).iterdir()):
+            with suppress(OSError):  # another part has files in it, or removed it
                 (output / SCRATCH).rmdir()
         return self.outcome
 
@@ -161,8 +161,12 @@ class Run:
                 model.names["checkpoint"],
             )
             scratch = self._scratch(case.name)
-            scratch.mkdir(parents=True, exist_ok=True)
-            write_json(scratch / f"{case.name}.json", expected.to_json(model.names))
+            try:
+                scratch.mkdir(parents=True, exist_ok=True)
+                write_json(scratch / f"{case.name}.json", expected.to_json(model.names))
+            except OSError as error:
+                self._fail(case.name, error)
+                continue
             arguments = (
                 logits.cpu().numpy(), properties, facts.configuration, facts.plans,
                 facts.dataset_json, str(scratch / case.name), self.options.save_probabilities,

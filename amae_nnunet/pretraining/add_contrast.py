@@ -34,7 +34,7 @@ from amae_nnunet.networks.transfer import contrast_tables, for_contrasts
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
 from amae_nnunet.plans.seen import SeenCases
 from amae_nnunet.pretraining.data import RandomCrops, crop_loader
-from amae_nnunet.pretraining.files import whole_file
+from amae_nnunet.pretraining.files import durable_file
 from amae_nnunet.pretraining.loop import Options
 from amae_nnunet.pretraining.mishaps import in_one_line
 from amae_nnunet.pretraining.rebuild import masks_of, rebuild_middle, run_model
@@ -110,7 +110,7 @@ def add_contrast(
         log.warning("warning: the fit does not help: give more studies, or check the images")
     error = {"mean_vector": before, "fitted": after, "held_out": bool(held)}
     facts = _facts(old, name, fitted, error, fit)
-    with whole_file(target) as temporary:
+    with durable_file(target) as temporary:
         save_checkpoint(temporary, model, facts)
     return target
 

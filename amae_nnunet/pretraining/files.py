@@ -1,6 +1,7 @@
-"""Files that are whole or not there at all (not in the paper).
+"""Large files of a run: whole and on the disk, or not there at all (not in the paper).
 
-A run is killed, or its disk is full, at any moment; what it had written before must still be good.
+The temporary name is always the same: what a killed run has left of it, which may be a gigabyte,
+the next one writes over.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class CannotWrite(AMAEError):
 
 
 @contextmanager
-def whole_file(path: Path, keep: Path | None = None) -> Iterator[Path]:
+def durable_file(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """Give a temporary name to write to; at the end it becomes ``path``, whole and on the disk.
 
     Args:

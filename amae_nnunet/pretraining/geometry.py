@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amae_nnunet.errors import InputError
-from amae_nnunet.pretraining.files import whole_file
+from amae_nnunet.pretraining.files import durable_file
 
 
 def original_affine(properties: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -77,5 +77,5 @@ def save_nifti(
     array = volume.transpose(np.argsort(transpose_forward)).transpose(2, 1, 0)
     image = nibabel.Nifti1Image(np.ascontiguousarray(array, dtype=np.float32), affine)
     image.header.set_xyzt_units("mm")
-    with whole_file(path) as temporary, gzip.open(temporary, "wb") as file:
+    with durable_file(path) as temporary, gzip.open(temporary, "wb") as file:
         file.write(image.to_bytes())

@@ -39,7 +39,7 @@ from amae_nnunet.plans.preprocessed import (
 from amae_nnunet.pretraining.artist import Artist
 from amae_nnunet.pretraining.batches import Batches, count_passes
 from amae_nnunet.pretraining.data import RandomCrops, crop_loader
-from amae_nnunet.pretraining.files import whole_file
+from amae_nnunet.pretraining.files import durable_file
 from amae_nnunet.pretraining.folder import check_unused
 from amae_nnunet.pretraining.metrics import EpochRecord, write_rows
 from amae_nnunet.pretraining.mishaps import in_one_line
@@ -278,6 +278,6 @@ def _owned(folder: Path, new: bool) -> Iterator[None]:
 def _write_checkpoint(run: Run, dataset: PreprocessedDataset, fold: str) -> Path:
     path, model = run.folder / CHECKPOINT_NAME, whole_model(run.model, run.ranks.rank == 0)
     if run.ranks.rank == 0:
-        with whole_file(path) as temporary:
+        with durable_file(path) as temporary:
             save_checkpoint(temporary, model, checkpoint_facts(run, dataset, fold))
     return path

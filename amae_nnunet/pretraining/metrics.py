@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amae_nnunet.pretraining.files import whole_file
+from amae_nnunet.pretraining.files import durable_file
 from amae_nnunet.pretraining.skill import skill_row
 
 METRICS_NAME = "metrics.jsonl"
@@ -116,7 +116,7 @@ def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
     Raises:
         AMAEError: the disk is full.
     """
-    with whole_file(folder / METRICS_NAME) as temporary:
+    with durable_file(folder / METRICS_NAME) as temporary:
         temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
 
 

@@ -135,7 +135,11 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any]) -> None:
-    """``load_state_dict`` with whole tensors, a moment being as large as its parameter."""
+    """``load_state_dict`` with whole tensors, a moment being as large as its parameter.
+
+    Weight decay and the kind of update stay the optimizer's own: those of the plans and the device,
+    which may be others than before. PyTorch puts the count of steps where the kind wants it.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state = {
         number: {
@@ -144,4 +148,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any]) ->
         }
         for number, values in content["state"].items()
     }
-    optimizer.load_state_dict({**content, "state": state})
+    groups = [
+        {**saved, **{key: own[key] for key in ("weight_decay", "fused")}}
+        for saved, own in zip(content["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

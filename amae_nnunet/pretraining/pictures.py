@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from amae_nnunet.pretraining.files import whole_file
+from amae_nnunet.pretraining.files import durable_file
 from amae_nnunet.pretraining.rebuild import Rebuilt
 
 ROWS = ("original", "masked", "reconstructed")
@@ -68,7 +68,7 @@ def save_reconstruction(
             block[row, 0].set_ylabel(f"{name}\n{label}" if row == 1 and name else label)
     for column, c in enumerate(shown):
         axes[0, column].set_title(contrasts[c])
-    with whole_file(path) as temporary:
+    with durable_file(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from amae_nnunet.pretraining.files import whole_file
+from amae_nnunet.pretraining.files import durable_file
 
 PROGRESS_NAME = "progress.png"
 _SKILLS = ("skill_mean", "skill_linear")
@@ -59,7 +59,7 @@ def save_progress(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0.5)
     duration.set_xlabel("epoch")
     duration.xaxis.set_major_locator(MaxNLocator(integer=True))
-    with whole_file(path) as temporary:
+    with durable_file(path) as temporary:
         figure.savefig(temporary, dpi=90, format="png")
 
 

@@ -16,7 +16,7 @@ from amae_nnunet.networks.checkpoint import Checkpoint
 from amae_nnunet.networks.mae import AdaptiveMAE
 from amae_nnunet.plans.preprocessed import PreprocessedDataset, case_reader, nonzero_channels
 from amae_nnunet.plans.unlabeled import published_cases, unlabeled_folder
-from amae_nnunet.pretraining.files import whole_file
+from amae_nnunet.pretraining.files import durable_file
 from amae_nnunet.pretraining.geometry import save_nifti
 from amae_nnunet.pretraining.pictures import ROWS, save_reconstruction
 from amae_nnunet.pretraining.rebuild import Rebuilt, rebuild_study
@@ -127,7 +127,7 @@ def show_study(
     spacing = model.config.spacing
     picture = output / f"{study.case}.png"
     save_reconstruction(picture, contrasts, {study.case: result}, spacing, transpose)
-    with whole_file(output / f"{study.case}.json") as temporary:
+    with durable_file(output / f"{study.case}.json") as temporary:
         temporary.write_text(json.dumps(skills, indent=1) + "\n", encoding="utf-8")
     if nifti:
         _save_niftis(result, study, contrasts, output, transpose)

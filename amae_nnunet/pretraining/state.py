@@ -29,7 +29,7 @@ from amae_nnunet.errors import AMAEError, CheckpointError, ConfigError
 from amae_nnunet.plans.preprocessed import CHECKPOINT_NAME
 from amae_nnunet.plans.seen import SeenCases
 from amae_nnunet.pretraining.batches import Position
-from amae_nnunet.pretraining.files import whole_file
+from amae_nnunet.pretraining.files import durable_file
 from amae_nnunet.pretraining.folder import LATEST_NAME, PREVIOUS_NAME
 from amae_nnunet.pretraining.metrics import EpochRecord, read_rows
 from amae_nnunet.pretraining.parallel import gathered, load_optimizer, load_weights, local
@@ -88,7 +88,7 @@ def save_state(run: Run) -> None:
     }
 
     def write() -> None:
-        with whole_file(run.folder / LATEST_NAME, keep=run.folder / PREVIOUS_NAME) as temporary:
+        with durable_file(run.folder / LATEST_NAME, keep=run.folder / PREVIOUS_NAME) as temporary:
             torch.save(state, temporary)
 
     run.ranks.from_first(write)  # none goes on, or ends, before it is written
@@ -135,11 +135,7 @@ def load_state(run: Run, saved: SavedState) -> None:
     run.ranks.from_first(lambda: _check_identity(saved, run))
     state = torch.load(saved.path, map_location="cpu", weights_only=True)
     load_weights(run.model, state["network_weights"])
-    groups = run.optimizer.param_groups
-    ours = [{key: group[key] for key in ("weight_decay", "fused")} for group in groups]
     load_optimizer(run.optimizer, state["optimizer_state"])
-    for group, values in zip(run.optimizer.param_groups, ours, strict=True):
-        group.update(values)  # of the plans and the device, which may be others than before
     run.epoch, run.iteration = state["epoch"], state["iteration"]
     run.record = EpochRecord.from_state(state["record"])
     position = state.get("position")

@@ -12,8 +12,8 @@ The checkpoint's own metadata counts; ``config.json`` must agree with it.
 from __future__ import annotations
 
 import json
-import os
 import re
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def export_folder(checkpoint: Path, folder: Path, licence: str = "") -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} holds something already: choose a new folder")
     folder = folder.absolute()
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     temporary.mkdir(parents=True)
     try:
         shutil.copyfile(checkpoint, temporary / MODEL)

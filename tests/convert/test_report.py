@@ -229,7 +229,7 @@ def test_the_old_report_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_report(tmp_path, "new", CHANNELS, ENTRIES, FAILURES)
     assert page.read_bytes() == before
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_page_of_45000_cases_stays_below_25_megabytes(tmp_path):

@@ -21,6 +21,7 @@ from shell import small_disk
 from amae_nnunet.cli import configure, pretrain
 from amae_nnunet.networks.checkpoint import read_checkpoint
 from amae_nnunet.pretraining import loop, state
+from amae_nnunet.pretraining.parallel import load_optimizer
 from amae_nnunet.pretraining.stop import Stopped, StopSignals
 
 pytestmark = pytest.mark.slow  # processes, or real work for half a minute
@@ -288,6 +289,24 @@ def test_rate_decay_and_length_may_change(nnunet, whole):
         (0.5, False),
         (0.0, False),
     ]
+
+
+def test_the_count_of_steps_is_where_the_kind_of_update_wants_it():
+    def optimizer(device, fused):
+        adam = torch.optim.AdamW([torch.zeros(3, device=device, requires_grad=True)])
+        adam.param_groups[0]["fused"] = fused
+        return adam
+
+    on_cpu = optimizer("cpu", fused=False)
+    on_cpu.param_groups[0]["params"][0].grad = torch.ones(3)
+    on_cpu.step()
+    elsewhere = optimizer("meta", fused=True)  # as on a GPU, whose kernel reads the count there
+    load_optimizer(elsewhere, on_cpu.state_dict())
+    (state,) = elsewhere.state.values()
+    assert {name: value.device.type for name, value in state.items()} == dict.fromkeys(
+        ("step", "exp_avg", "exp_avg_sq"), "meta"
+    )
+    assert elsewhere.param_groups[0]["fused"]
 
 
 def test_a_run_that_is_made_shorter_than_it_is_ends_with_what_it_has(nnunet, whole, monkeypatch):

@@ -7,7 +7,6 @@ of patients and series) and belongs beside the raw studies, never into a data se
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from amae_nnunet.convert.dicom.stack import Facts, SliceFile, Stack
 from amae_nnunet.errors import ConfigError
 from amae_nnunet.parse import parse_json
+from amae_nnunet.whole import whole_file
 
 ENDING = ".index.json"
 _SCHEMA = 2
@@ -45,7 +45,7 @@ def find_index(sheet: Path) -> Path:
         ConfigError: there is none, or there are several; says what to do.
     """
     wanted = index_of(sheet)
-    others = sorted(sheet.absolute().parent.glob(f"*{ENDING}"))
+    others = sorted(sheet.absolute().parent.glob(f"[!.]*{ENDING}"))
     if wanted.exists() or len(others) == 1:
         return wanted if wanted.exists() else others[0]
     if others:
@@ -62,11 +62,9 @@ def find_index(sheet: Path) -> Path:
 def save_index(index: Index, path: Path) -> None:
     """Write an index, readable by the user alone, at once or not at all."""
     lines = ({"schema": _SCHEMA, "chosen": index.chosen}, *map(asdict, index.stacks))
-    partial = path.with_name(f"{path.name}.partial")
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    with whole_file(path, 0o600) as partial, partial.open("w") as file:
         for line in lines:
             file.write(json.dumps(line, separators=(",", ":")) + "\n")
-    partial.replace(path)
 
 
 def load_index(path: Path) -> Index:

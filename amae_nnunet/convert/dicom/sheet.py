@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -22,6 +21,7 @@ from typing import Any
 from amae_nnunet.convert.dicom.choose import Choice, Judged
 from amae_nnunet.convert.dicom.stack import Stack
 from amae_nnunet.errors import ConfigError
+from amae_nnunet.whole import write_whole
 
 _NEEDED = ("case", "subject", "key", "contrast", "chosen")
 _YES, _NO = {"y", "yes", "1", "true", "x"}, {"n", "no", "0", "false", ""}
@@ -116,11 +116,7 @@ def write_sheet(path: Path, rows: Sequence[Row]) -> None:
         key = _KEY_MARK + row.key if row.key else ""
         cells = asdict(row) | {"key": key, "chosen": "y" if row.chosen else "n"}
         writer.writerow([_cell(cells[column]) for column in COLUMNS])
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text.getvalue())
-    temporary.replace(path)
+    write_whole(path, text.getvalue(), 0o600)
 
 
 def read_sheet(
