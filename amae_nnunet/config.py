@@ -1,8 +1,9 @@
 """The configuration: what a network, a pre-training and a fine-tuning are made of.
 
-Defaults are the paper's values where it states them; "Not in the paper" marks the others. The
-dataclasses are filled from a configuration of ``plans.json`` (patch, spacing, strides) and its
-``"amae"`` block (all the rest), so that a run can be repeated from its plans. Imports no torch.
+Defaults are the paper's values where it states them (but the rate of the pre-training); "Not in the
+paper" marks the others. The dataclasses are filled from a configuration of ``plans.json`` (patch,
+spacing, strides) and its ``"amae"`` block (all the rest), so that a run can be repeated from its
+plans. Imports no torch.
 
 ``patch_size`` is nnU-Net's crop; the patch of the ViT is a *token*, its size ``token_size``.
 """
@@ -94,7 +95,7 @@ class ModelConfig:
         decoder_depth: blocks of the MAE decoder. Not in the paper.
         decoder_num_heads: attention heads of the MAE decoder; 0: one for each 64 channels. Not in
             the paper.
-        feature_size: channels of the UNETR decoder at full resolution, as in the UNETR paper.
+        feature_size: channels of the UNETR decoder at full resolution. Not in the paper: UNETR's.
     """
 
     contrasts: tuple[str, ...]

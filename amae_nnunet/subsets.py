@@ -1,4 +1,4 @@
-"""How well a model scored in validation on each subset of contrasts (``subsets.json``).
+"""Subsets of contrasts, and how well a model scored in validation on each (``subsets.json``).
 
 The trainer writes one into each fold's folder, from what its validation cases really had. It names
 no case, so it can go wherever the model goes. The file::
@@ -33,6 +33,15 @@ from amae_nnunet.whole import write_whole
 
 FILE_NAME = "subsets.json"
 SCHEMA = 1
+#: Names of contrasts in channel order.
+Subset = tuple[str, ...]
+#: Between the names of a subset, in options, folders and tables.
+JOINT = "+"
+
+
+def subset_name(subset: Subset) -> str:
+    """``("ADC", "T2")`` -> ``ADC+T2``."""
+    return JOINT.join(subset)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ PACKAGE = "amae_nnunet"
 
 #: The floor of each room; a module that lies directly in the package is a room of its own.
 FLOORS = {
-    **dict.fromkeys(["", "_startup", "errors", "contrasts", "subsets", "config", "lock"], 0),
-    **dict.fromkeys(["intact", "parse", "unpack", "whole", "workers"], 0),
+    **dict.fromkeys(["", "_startup", "errors", "folders", "contrasts", "subsets", "config"], 0),
+    **dict.fromkeys(["intact", "lock", "parse", "unpack", "whole", "workers"], 0),
     **dict.fromkeys(["networks", "phantom", "convert", "plans"], 1),
     **dict.fromkeys(["pretraining", "training", "prediction", "evaluation", "sharing"], 2),
     "cli": 3,

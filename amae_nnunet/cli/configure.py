@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from amae_nnunet.cli.command import new_parser, run
 from amae_nnunet.contrasts import ContrastMatch
 from amae_nnunet.errors import ConfigError, exit_codes
+from amae_nnunet.folders import nnunet_folder
+from amae_nnunet.plans.block import PLANS_NAME
 
 if TYPE_CHECKING:
     from amae_nnunet.plans.configure import PretrainedModel
@@ -54,8 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "-o",
         dest="output",
-        help="plans to write or change (default AMAEPlans)",
-        default="AMAEPlans",
+        help=f"plans to write or change (default {PLANS_NAME})",
+        default=PLANS_NAME,
     )
     return run(parser, _configure, argv)
 
@@ -63,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 def _configure(args: argparse.Namespace) -> None:
     from amae_nnunet.lock import LOCK, locked
     from amae_nnunet.plans.configure import configure, parse_settings
-    from amae_nnunet.plans.preprocessed import PreprocessedDataset, dataset_name, nnunet_folder
+    from amae_nnunet.plans.preprocessed import PreprocessedDataset, dataset_name
 
     settings = parse_settings(args.settings)
     name = dataset_name(args.dataset)

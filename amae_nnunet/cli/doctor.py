@@ -20,8 +20,8 @@ from tqdm import tqdm
 from amae_nnunet._startup import VARIABLE, ext_trainer_folder
 from amae_nnunet.cli.check import Check
 from amae_nnunet.cli.command import new_parser, run
-from amae_nnunet.cli.stage import FOLDERS
 from amae_nnunet.errors import InputError, exit_codes
+from amae_nnunet.folders import FOLDERS
 
 PROG = "amae-nnunet-doctor"
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from amae_nnunet.cli import command
 from amae_nnunet.errors import ConfigError, exit_codes
+from amae_nnunet.folders import nnunet_folder
+from amae_nnunet.plans.block import PLANS_NAME
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +107,6 @@ def _check(args: argparse.Namespace) -> None:
         return
     from amae_nnunet.plans.preprocessed import (
         dataset_name,
-        nnunet_folder,
         pretraining_folder,
         read_plans,
     )
@@ -181,7 +182,7 @@ def _add_contrast(args: argparse.Namespace, dataset: PreprocessedDataset, option
     path = add_contrast(source, args.add_contrast, dataset, options)
     print(f"wrote {path}")
     number = dataset.name[7:10]
-    plans = "" if args.plans in ("nnUNetPlans", "AMAEPlans") else f" -o {args.plans}"
+    plans = "" if args.plans in ("nnUNetPlans", PLANS_NAME) else f" -o {args.plans}"
     file = shlex.quote(str(path))
     print(f"next: amae-nnunet-configure {number} {args.configuration} --checkpoint {file}{plans}")
     return 0

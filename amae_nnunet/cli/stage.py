@@ -14,9 +14,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from amae_nnunet.errors import AMAEError, one_line
+from amae_nnunet.folders import FOLDERS
 
 #: nnU-Net's folders, in the folder of the chain.
-FOLDERS = {f"nnUNet_{name}": name for name in ("raw", "preprocessed", "results")}
+PLACES = {name: name.removeprefix("nnUNet_") for name in FOLDERS}
 #: On few cores nnU-Net is fastest without workers.
 SETTINGS = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 _SCRIPTS = Path(sys.executable).parent
@@ -42,13 +43,13 @@ def preamble(folder: Path) -> list[str]:
     Args:
         folder: of the chain, as seen from where the user stands.
     """
-    places = " ".join(f'{name}="$PWD/{place}"' for name, place in FOLDERS.items())
+    places = " ".join(f'{name}="$PWD/{place}"' for name, place in PLACES.items())
     found = shutil.which("amae-nnunet-demo")
     on_path = found is not None and Path(found).parent == _SCRIPTS
     return [
         *([] if on_path else [f'export PATH={shlex.quote(str(_SCRIPTS))}:"$PATH"']),
         f"mkdir -p {shlex.quote(str(folder))} && cd {shlex.quote(str(folder))}",
-        f"mkdir -p {' '.join(FOLDERS.values())}",
+        f"mkdir -p {' '.join(PLACES.values())}",
         f"export {places}",
         f"export {' '.join(f'{name}={value}' for name, value in SETTINGS.items())}",
     ]
@@ -60,9 +61,9 @@ def run_stage(folder: Path, stage: Stage) -> None:
     Raises:
         AMAEError: it ended with another code than 0, or is not installed.
     """
-    for place in (*FOLDERS.values(), "logs"):
+    for place in (*PLACES.values(), "logs"):
         (folder / place).mkdir(exist_ok=True)
-    places = {name: str(folder / place) for name, place in FOLDERS.items()}
+    places = {name: str(folder / place) for name, place in PLACES.items()}
     words = shlex.split(stage.command)
     own = {}
     while "=" in words[0]:

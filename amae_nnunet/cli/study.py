@@ -25,11 +25,13 @@ from amae_nnunet.evaluation.cases import (
 from amae_nnunet.evaluation.crossval import judging_folds
 from amae_nnunet.evaluation.kept import KeptScores
 from amae_nnunet.evaluation.scores import Failure, Prediction, Row, score_case
-from amae_nnunet.evaluation.subsets import Subset, parse_wanted, subset_name
+from amae_nnunet.evaluation.subsets import parse_wanted
+from amae_nnunet.folders import nnunet_folder
 from amae_nnunet.plans.block import channel_contrasts, required_contrasts
-from amae_nnunet.plans.preprocessed import dataset_name, nnunet_folder
+from amae_nnunet.plans.preprocessed import dataset_name
 from amae_nnunet.prediction.folder import beside, model_folder, trained_folds
 from amae_nnunet.prediction.inputs import InputCase, find_cases
+from amae_nnunet.subsets import Subset, subset_name
 from amae_nnunet.workers import Job, ahead, reason, workers
 
 if TYPE_CHECKING:

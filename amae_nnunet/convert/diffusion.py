@@ -6,6 +6,7 @@ b-value and has no direction. Only headers are read. Not in the paper.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +31,7 @@ def trace_file(file: NiftiFile) -> NiftiFile | str:
         shape = nib.load(file.path).shape
     except Exception:  # whatever nibabel raises, the conversion will report it
         return file
-    volumes = 1
-    for size in shape[3:]:
-        volumes *= size
+    volumes = math.prod(shape[3:])
     table = _table(file.path, "bval")
     if table is None:
         return file if volumes == 1 else f"{volumes} volumes without a .bval file"

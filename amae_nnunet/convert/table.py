@@ -130,9 +130,9 @@ def _check_columns(cells: Sequence[str], template: Template, path: Path) -> list
     for cell in cells[:width]:
         name = known.get(cell.strip().casefold())
         if name is None:
-            listed = ", ".join(known.values())
+            names = ", ".join(known.values())
             raise ConfigError(
-                f"table {path}: column {cell!r} is none of {listed}: rename or remove it"
+                f"table {path}: column {cell!r} is none of {names}: rename or remove it"
             )
         if name in columns:
             raise ConfigError(f"table {path}: column {name} is there twice: remove one")

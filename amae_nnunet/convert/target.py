@@ -13,9 +13,9 @@ from pathlib import Path
 
 from amae_nnunet.convert.source import RawCase
 from amae_nnunet.errors import ConfigError
+from amae_nnunet.folders import FOLDERS, nnunet_folder
 
 _log = logging.getLogger(__name__)
-_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 #: split -> folders of images and labels in a data set.
 LAYOUT = {
     "train": ("imagesTr", "labelsTr"),
@@ -66,17 +66,15 @@ def dataset_target(identifier: int, name: str, split: str, folds: int | None = N
         raise ConfigError(f"-d {identifier}: a data set number is 1 to 999")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ConfigError(f"-n {name!r}: use letters, digits, '_' and '-' only")
-    raw = os.environ.get(_VARIABLES[0])
-    if not raw:
-        raise ConfigError("nnUNet_raw is not set: export nnUNet_raw=/path/to/nnUNet_raw")
-    if not Path(raw).is_dir():
-        if not Path(raw).absolute().parent.is_dir():
+    raw = nnunet_folder("nnUNet_raw")
+    if not raw.is_dir():
+        if not raw.absolute().parent.is_dir():
             raise ConfigError(
                 f"nnUNet_raw is {raw}, and the folder above it is not there: correct it, or make it"
             )
         _log.info("nnUNet_raw is %s, which is not there yet and is made", raw)
     dataset = f"Dataset{identifier:03d}_{name}"
-    for variable in _VARIABLES:
+    for variable in FOLDERS:
         base = os.environ.get(variable)
         taken = sorted(Path(base).glob(f"Dataset{identifier:03d}_*")) if base else []
         other = next((path.name for path in taken if path.name != dataset), None)

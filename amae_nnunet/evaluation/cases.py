@@ -12,8 +12,8 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 
 from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.errors import AMAEError, ConfigError, InputError
-from amae_nnunet.evaluation.subsets import Subset
 from amae_nnunet.intact import check_complete, said
+from amae_nnunet.subsets import Subset
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from amae_nnunet.evaluation.subsets import Condition
 
 #: Differences are compared to so many decimals; beyond them they are rounding.
 DECIMALS = 12
+
+_Tested = TypeVar("_Tested", bound=Any)
 
 
 @dataclass(frozen=True)
@@ -191,8 +193,8 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected
 
 
-def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons of one table, corrected together."""
+def correct(comparisons: Sequence[_Tested]) -> list[_Tested]:
+    """The comparisons of one table, corrected together; each has ``p``, and gets ``p_holm``."""
     corrected = holm([comparison.p for comparison in comparisons])
     return [replace(c, p_holm=p) for c, p in zip(comparisons, corrected, strict=True)]
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from amae_nnunet.errors import ConfigError
-from amae_nnunet.plans.preprocessed import nnunet_folder, read_json
+from amae_nnunet.folders import nnunet_folder
+from amae_nnunet.plans.preprocessed import read_json
 
 
 def judging_folds(name: str, folds: Sequence[str]) -> dict[str, str]:

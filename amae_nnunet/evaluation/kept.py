@@ -16,7 +16,7 @@ from pathlib import Path
 from amae_nnunet.evaluation.cases import Case, Labels
 from amae_nnunet.evaluation.metrics import VERSION
 from amae_nnunet.evaluation.scores import NOTHING, Prediction, Row
-from amae_nnunet.evaluation.subsets import Subset
+from amae_nnunet.subsets import Subset
 
 
 class KeptScores:

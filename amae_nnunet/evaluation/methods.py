@@ -12,11 +12,11 @@ import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from scipy import stats
 
-from amae_nnunet.evaluation.compare import Mean, holm
+from amae_nnunet.evaluation.compare import Mean, correct
 from amae_nnunet.evaluation.intervals import CONFIDENCE, Interval
 
 #: Method -> the names of its trained models.
@@ -95,13 +95,8 @@ def method_comparisons(found: Sequence[Method]) -> list[MethodComparison]:
     return [
         comparison
         for table in tables.values()
-        for comparison in _correct([_welch(*pair) for pair in itertools.combinations(table, 2)])
+        for comparison in correct([_welch(*pair) for pair in itertools.combinations(table, 2)])
     ]
-
-
-def _correct(comparisons: Sequence[MethodComparison]) -> list[MethodComparison]:
-    corrected = holm([comparison.p for comparison in comparisons])
-    return [replace(c, p_holm=p) for c, p in zip(comparisons, corrected, strict=True)]
 
 
 def _welch(first: Method, second: Method) -> MethodComparison:

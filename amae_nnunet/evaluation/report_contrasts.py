@@ -21,8 +21,8 @@ from amae_nnunet.evaluation.markup import (
     text,
 )
 from amae_nnunet.evaluation.metrics import METRICS
-from amae_nnunet.evaluation.subsets import Subset
 from amae_nnunet.evaluation.summary import Group, Summary
+from amae_nnunet.subsets import Subset
 
 _PANELS = 3  # side by side in a chart
 

@@ -26,9 +26,10 @@ from amae_nnunet.evaluation.metrics import METRICS
 from amae_nnunet.evaluation.report_contrasts import by_given, by_had, worth
 from amae_nnunet.evaluation.report_methods import by_method
 from amae_nnunet.evaluation.report_pairs import against_each_other, withheld
-from amae_nnunet.evaluation.subsets import Condition, subset_name
+from amae_nnunet.evaluation.subsets import Condition
 from amae_nnunet.evaluation.summary import Summary
 from amae_nnunet.evaluation.worst import Worst
+from amae_nnunet.subsets import subset_name
 
 _TEMPLATE = Path(__file__).with_name("report.html.in")
 _INTERVALS = (

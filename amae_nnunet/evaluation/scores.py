@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from amae_nnunet.errors import AMAEError, InputError
 from amae_nnunet.evaluation.cases import Case, Labels
 from amae_nnunet.evaluation.metrics import METRICS, score
-from amae_nnunet.evaluation.subsets import Condition, Subset, subset_name
+from amae_nnunet.evaluation.subsets import Condition
 from amae_nnunet.intact import check_complete, said
+from amae_nnunet.subsets import Subset, subset_name
 from amae_nnunet.whole import write_whole
 
 #: Stands as the model of the empty prediction, which is scored for every case.

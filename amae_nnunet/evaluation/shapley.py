@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from amae_nnunet.evaluation.intervals import Interval, mean_interval
 from amae_nnunet.evaluation.metrics import METRICS
 from amae_nnunet.evaluation.scores import NOTHING, Scores
-from amae_nnunet.evaluation.subsets import Subset
+from amae_nnunet.subsets import Subset
 
 
 def shapley_values(values: NDArray[Any]) -> NDArray[Any]:

@@ -11,18 +11,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from amae_nnunet.errors import ConfigError
+from amae_nnunet.subsets import JOINT, Subset
 
-#: Names of contrasts in channel order.
-Subset = tuple[str, ...]
-#: Between the names of a subset, in options, folders and tables.
-JOINT = "+"
 #: The choices of subsets that need no names.
 CHOICES = ("all", "required")
-
-
-def subset_name(subset: Subset) -> str:
-    """``("ADC", "T2")`` -> ``ADC+T2``."""
-    return JOINT.join(subset)
 
 
 def parse_subset(text: str, contrasts: Sequence[str]) -> Subset:

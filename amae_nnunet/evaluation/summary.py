@@ -27,7 +27,8 @@ from amae_nnunet.evaluation.methods import (
 from amae_nnunet.evaluation.metrics import METRICS
 from amae_nnunet.evaluation.scores import NOTHING, Failure, Scores
 from amae_nnunet.evaluation.shapley import Worth, worths
-from amae_nnunet.evaluation.subsets import Condition, Subset, Wanted
+from amae_nnunet.evaluation.subsets import Condition, Wanted
+from amae_nnunet.subsets import Subset
 
 SCHEMA = 1
 

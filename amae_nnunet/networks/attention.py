@@ -40,24 +40,24 @@ class Segments(NamedTuple):
     """Where the studies of a packed list of T tokens begin and end.
 
     Attributes:
-        cuts: first token of each study, and T at the end; ascending, int32, (S + 1,). Equal
+        cu_seqlens: first token of each study, and T at the end; ascending, int32, (S + 1,). Equal
             neighbours are an empty study, so that the list may have a fixed length.
-        longest: an upper bound of the tokens of one study, the same for all batches.
+        max_seqlen: an upper bound of the tokens of one study, the same for all batches.
     """
 
-    cuts: Tensor
-    longest: int
+    cu_seqlens: Tensor
+    max_seqlen: int
 
     @classmethod
     def of(cls, counts: Sequence[int], tokens: int, most: int) -> Segments:
         """Studies of ``counts`` slots (at most ``most``) of ``tokens`` tokens; on the CPU."""
-        cuts = torch.tensor([0, *itertools.accumulate(counts)], dtype=torch.int32)
-        return cls(cuts * tokens, most * tokens)
+        cu_seqlens = torch.tensor([0, *itertools.accumulate(counts)], dtype=torch.int32)
+        return cls(cu_seqlens * tokens, most * tokens)
 
     def to(self, device: torch.device) -> Segments:
         """The same on another device."""
-        cuts = self.cuts.pin_memory() if device.type == "cuda" else self.cuts
-        return Segments(cuts.to(device, non_blocking=True), self.longest)
+        cu_seqlens = self.cu_seqlens.pin_memory() if device.type == "cuda" else self.cu_seqlens
+        return Segments(cu_seqlens.to(device, non_blocking=True), self.max_seqlen)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -74,9 +74,10 @@ def has_flash(device: torch.device, width: int) -> bool:
 
 def _attend_flash(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
     """Flash attention, with a window that is no limit."""
-    cuts, longest = segments
-    window = {"window_size": (longest, longest)} if _HAS_WINDOWS else {}
-    return varlen_attn(q, k, v, cuts, cuts, longest, longest, **window)  # type: ignore[arg-type, return-value]
+    cu_seqlens, max_seqlen = segments
+    window = {"window_size": (max_seqlen, max_seqlen)} if _HAS_WINDOWS else {}
+    lengths = (cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)  # of queries and keys
+    return varlen_attn(q, k, v, *lengths, **window)  # type: ignore[arg-type, return-value]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
@@ -95,15 +96,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
     if q.is_cuda and half and has_flash(q.device, q.shape[-1]):
         return _attend_flash(q, k, v, segments)
     if torch.compiler.is_compiling():
-        return attend_each(q, k, v, segments.cuts)
-    return _attend_each(q, k, v, segments.cuts)
+        return attend_each(q, k, v, segments.cu_seqlens)
+    return _attend_each(q, k, v, segments.cu_seqlens)
 
 
-def _studies(cuts: Tensor, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
+def _studies(cu_seqlens: Tensor, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
     """The tensors (T, heads, width) of each study that is not empty, as (1, heads, t, width)."""
     return [
         tuple(t[first:last].transpose(0, 1)[None] for t in tensors)
-        for first, last in itertools.pairwise(cuts.tolist())
+        for first, last in itertools.pairwise(cu_seqlens.tolist())
         if first < last
     ]
 
@@ -113,28 +114,29 @@ def _packed(parts: list[Tensor]) -> Tensor:
     return torch.cat([part[0].transpose(0, 1) for part in parts])
 
 
-def _attend_each(q: Tensor, k: Tensor, v: Tensor, cuts: Tensor) -> Tensor:
-    studies = _studies(cuts, q, k, v)
+def _attend_each(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
+    studies = _studies(cu_seqlens, q, k, v)
     return _packed([F.scaled_dot_product_attention(q, k, v) for q, k, v in studies])
 
 
 @torch.library.custom_op(
     "amae::attend_each",
     mutates_args=(),
-    schema="(Tensor q, Tensor k, Tensor v, Tensor cuts) -> Tensor",
+    schema="(Tensor q, Tensor k, Tensor v, Tensor cu_seqlens) -> Tensor",
 )
-def attend_each(q: Tensor, k: Tensor, v: Tensor, cuts: Tensor) -> Tensor:
+def attend_each(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
     """``attend`` by dense attention on one study after the other, opaque to ``torch.compile``."""
-    return _attend_each(q, k, v, cuts)
+    return _attend_each(q, k, v, cu_seqlens)
 
 
 @torch.library.custom_op(
     "amae::attend_each_backward",
     mutates_args=(),
-    schema="(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor cuts) -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor cu_seqlens)"
+    " -> (Tensor, Tensor, Tensor)",
 )
 def attend_each_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cuts: Tensor
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v. With s = 1 / sqrt(width), study by study::
 
@@ -145,7 +147,7 @@ def attend_each_backward(
     """
     gradients = []
     exact = torch.promote_types(q.dtype, torch.float32)
-    for part in _studies(cuts, grad, q, k, v):
+    for part in _studies(cu_seqlens, grad, q, k, v):
         grad_i, q_i, k_i, v_i = (t.to(exact) for t in part)
         scale = q.shape[-1] ** -0.5
         weights = (scale * q_i @ k_i.transpose(-2, -1)).softmax(dim=-1)
@@ -159,12 +161,12 @@ def attend_each_backward(
 
 
 @attend_each.register_fake
-def _(q: Tensor, _k: Tensor, _v: Tensor, _cuts: Tensor) -> Tensor:
+def _(q: Tensor, _k: Tensor, _v: Tensor, _cu_seqlens: Tensor) -> Tensor:
     return q.new_empty(q.shape)
 
 
 @attend_each_backward.register_fake
-def _(_grad: Tensor, q: Tensor, k: Tensor, v: Tensor, _cuts: Tensor) -> tuple[Tensor, ...]:
+def _(_grad: Tensor, q: Tensor, k: Tensor, v: Tensor, _cu_seqlens: Tensor) -> tuple[Tensor, ...]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 

@@ -46,11 +46,6 @@ class MAEOutput:
     masked: Tensor
     slots: Slots
 
-    @property
-    def contrast_loss(self) -> Tensor:
-        """Mean squared error over the hidden voxels of each contrast, (C,); NaN where none is."""
-        return self.error / self.count
-
 
 class AdaptiveMAE(nn.Module):
     """Encoder and decoder for self pre-training on any subset of contrasts."""

@@ -24,6 +24,8 @@ from amae_nnunet.config import ModelConfig, PretrainingConfig, TrainingConfig, f
 from amae_nnunet.errors import ConfigError, ContrastError
 
 KEY = "amae"
+#: The plans that we write, beside nnU-Net's.
+PLANS_NAME = "AMAEPlans"
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,10 @@ from amae_nnunet.config import (
 )
 from amae_nnunet.contrasts import ContrastMatch
 from amae_nnunet.errors import ConfigError
-from amae_nnunet.plans.block import KEY, AMAEBlock
+from amae_nnunet.plans.block import KEY, PLANS_NAME, AMAEBlock
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
 from amae_nnunet.whole import write_whole
 
-PLANS_NAME = "AMAEPlans"
 #: Values of nnU-Net's own that can be set, and what they are.
 NNUNET_KEYS = {
     "patch_size": "z,y,x in voxels, as `patch_size=32,96,96`; multiples of the total strides",
@@ -193,7 +192,7 @@ def _nnunet_values(
             isinstance(v, numbers) and not isinstance(v, bool) and 1e-3 <= v <= _MOST for v in value
         )
         if not good or len(value) != (1 if key == "batch_size" else 3):
-            raise ConfigError(f"{key}={checked[key]!r}: give {kind}, as in {_example(key)}")
+            raise ConfigError(f"{key}={checked[key]!r}: give {kind.replace('`', '')}")
     if "patch_size" in checked:
         strides = stride_product(_strides(dataset))
         check_divisible(checked["patch_size"], strides, "the strides of the plan, together", "")
@@ -206,12 +205,6 @@ def _strides(dataset: PreprocessedDataset) -> list[list[int]]:
     """nnU-Net's strides, a resolution each."""
     strides: list[list[int]] = dataset.configuration["architecture"]["arch_kwargs"]["strides"]
     return strides
-
-
-def _example(key: str) -> str:
-    return {"patch_size": "patch_size=32,96,96", "batch_size": "batch_size=2"}.get(
-        key, "spacing=5,1,1"
-    )
 
 
 def _block(

@@ -17,45 +17,22 @@ from tqdm import tqdm
 
 from amae_nnunet.contrasts import FILE_NAME, ContrastRecord
 from amae_nnunet.errors import ConfigError, InputError
+from amae_nnunet.folders import FOLDERS, nnunet_folder
 from amae_nnunet.parse import parse_json
-from amae_nnunet.plans.block import AMAEBlock, channel_contrasts
+from amae_nnunet.plans.block import PLANS_NAME, AMAEBlock, channel_contrasts
 from amae_nnunet.whole import write_whole
 
 #: The checkpoint that a finished pre-training leaves in its folder.
 CHECKPOINT_NAME = "checkpoint_final.safetensors"
 #: nnU-Net's only normalization that keeps an all-zero channel zero and others not.
 NORMALIZATION = "ZScoreNormalization"
-#: nnU-Net's variables, each of which names a folder.
-FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 _SHOWN = 12  # numbers of data sets in a message
 
 
-def nnunet_folder(variable: str) -> Path:
-    """The folder that one of nnU-Net's three variables names.
-
-    Raises:
-        ConfigError: the variable is not set.
-    """
-    value = os.environ.get(variable)
-    if not value:
-        raise ConfigError(f"{variable} is not set: export {variable}=/path/to/{variable}")
-    return Path(value)
-
-
 def pretraining_folder(name: str, plans_name: str, configuration: str, fold: str) -> Path:
-    """Where the pre-training of a data set, plans, configuration and fold keeps its results.
-
-    Raises:
-        ConfigError: the folder above holds a pre-training, as before there was one a fold.
-    """
+    """Where the pre-training of a data set, plans, configuration and fold keeps its results."""
     folder = nnunet_folder("nnUNet_results") / name
-    folder /= f"AMAEPretraining__{plans_name}__{configuration}"
-    if any(folder.glob("checkpoint_*")):
-        raise ConfigError(
-            f"{folder} holds a pre-training itself: move its files to {folder / 'fold_all'} (or "
-            "fold_0, ..., if it was run with -f 0, ...)"
-        )
-    return folder / f"fold_{fold}"
+    return folder / f"AMAEPretraining__{plans_name}__{configuration}" / f"fold_{fold}"
 
 
 def dataset_name(name_or_id: str) -> str:
@@ -143,7 +120,7 @@ def _has(path: Path, configuration: str) -> bool:
 
 def _planning(name: str, configuration: str, plans_name: str) -> str:
     """What writes plans of this name."""
-    if plans_name == "AMAEPlans":
+    if plans_name == PLANS_NAME:
         return f"run amae-nnunet-configure {name[7:10]} {configuration}"
     return f"run nnUNetv2_plan_and_preprocess -d {name[7:10]}"
 
@@ -295,7 +272,7 @@ def nonzero_channels(data: Any) -> list[bool]:
 
 
 def travel_record(name: str) -> ContrastRecord | None:
-    """The contrast record of a data set, copied to ``nnUNet_preprocessed`` where it is newer.
+    """The contrast record of a data set, copied to ``nnUNet_preprocessed`` where it changed.
 
     The converter writes it beside the raw data; nnU-Net does not carry it along.
 
@@ -303,14 +280,13 @@ def travel_record(name: str) -> ContrastRecord | None:
         None where there is none, as with a data set of another converter.
     """
     preprocessed = nnunet_folder("nnUNet_preprocessed") / name
-    raw = os.environ.get("nnUNet_raw")
-    if raw and (Path(raw) / name / FILE_NAME).exists():
-        record = ContrastRecord.read(Path(raw) / name)
-        record.write(preprocessed)
+    raw, ours = os.environ.get("nnUNet_raw"), preprocessed / FILE_NAME
+    if raw and (theirs := Path(raw) / name / FILE_NAME).exists():
+        record = ContrastRecord.read(theirs.parent)
+        if not ours.exists() or ours.read_bytes() != theirs.read_bytes():
+            record.write(preprocessed)
         return record
-    if (preprocessed / FILE_NAME).exists():
-        return ContrastRecord.read(preprocessed)
-    return None
+    return ContrastRecord.read(preprocessed) if ours.exists() else None
 
 
 def check_cases(

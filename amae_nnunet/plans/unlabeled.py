@@ -32,13 +32,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from amae_nnunet.contrasts import FILE_NAME, ContrastRecord, check_contrast_names
 from amae_nnunet.errors import InputError
+from amae_nnunet.folders import nnunet_folder
 from amae_nnunet.lock import LOCK, locked
 from amae_nnunet.plans.block import channel_contrasts
 from amae_nnunet.plans.half import in_half, small_blocks
 from amae_nnunet.plans.preprocessed import (
     NORMALIZATION,
     PreprocessedDataset,
-    nnunet_folder,
     nonzero_channels,
     read_json,
 )
@@ -126,8 +126,8 @@ def _preprocess_missing(
     jobs, failures = _jobs(dataset, raw, folder, contrasts, described)
     pending = [job for job in jobs if not _is_done(job, folder, ledger)]
     for job, future in _run(pending, processes, f"preprocess {name}"):
-        if reason := _reason(future):
-            failures[job.case] = reason
+        if problem := _reason(future):
+            failures[job.case] = problem
         else:
             ledger[job.case] = {"case": job.case, "key": job.key, "contrasts": future.result()}
             _publish(job, folder, ledger[job.case])

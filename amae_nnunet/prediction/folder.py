@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from amae_nnunet.errors import ConfigError
-from amae_nnunet.plans.preprocessed import dataset_name, nnunet_folder
+from amae_nnunet.folders import nnunet_folder
+from amae_nnunet.plans.preprocessed import dataset_name
 
 
 def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> Path:

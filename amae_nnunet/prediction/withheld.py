@@ -18,11 +18,11 @@ from amae_nnunet.prediction.expected import Expected, write_json
 from amae_nnunet.prediction.inputs import InputCase
 from amae_nnunet.prediction.model import TrainedModel
 from amae_nnunet.prediction.run import Options, Run
+from amae_nnunet.subsets import Subset, subset_name
 from amae_nnunet.workers import workers
 
 #: In the folder of a model's predictions: which model made them, so that no two are mixed.
 MADE_BY = "model.json"
-Subset = tuple[str, ...]
 
 
 class SilentRun(Run):
@@ -66,7 +66,7 @@ def predict_withheld(
     failed = {}
     with workers(2 * processes) as schedule:
         for subset in sorted(subsets, key=len, reverse=True):
-            options = Options(output / "+".join(subset), False, True, processes, processes)
+            options = Options(output / subset_name(subset), False, True, processes, processes)
             run = SilentRun(model, options, count)
             reduced = [
                 keep(case, subset, model.contrasts) for case in cases if subset in wanted[case.name]

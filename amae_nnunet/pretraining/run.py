@@ -88,7 +88,7 @@ class Run:
 
 
 def learning_rate(config: PretrainingConfig, step: int, steps: int) -> float:
-    """Learning rate at a step: constant (the paper), or linear warm-up and cosine to zero."""
+    """Learning rate at a step: constant, or linear warm-up and cosine to zero."""
     if config.schedule == "constant":
         return config.lr
     warm_up = max(1, round(WARM_UP * steps))

@@ -53,9 +53,6 @@ def signals_held() -> Iterator[None]:
 
     A new process would else die of a Ctrl-C while it still imports, before ``ignore_signals``.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

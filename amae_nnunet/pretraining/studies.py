@@ -8,7 +8,6 @@ paper, whose data have one set of contrasts.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +54,7 @@ class Study:
         """The images (channels, Z, Y, X); from a ``.b2nd`` only what is sliced is read."""
         path = self.folder / f"{self.case}.b2nd"
         if path.exists():
-            mapped = None if os.name == "nt" else "r"
-            return blosc2.open(str(path), mode="r", dparams={"nthreads": 1}, mmap_mode=mapped)
+            return blosc2.open(str(path), mode="r", dparams={"nthreads": 1}, mmap_mode="r")
         return case_reader(self.folder)(str(self.folder), [self.case]).load_case(self.case)[0]
 
 

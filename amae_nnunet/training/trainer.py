@@ -22,6 +22,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from amae_nnunet.errors import CheckpointError, ConfigError, ContrastError, UnsupportedError
+from amae_nnunet.folders import nnunet_folder
 from amae_nnunet.networks.attention import has_flash
 from amae_nnunet.networks.checkpoint import file_sha256, read_checkpoint
 from amae_nnunet.networks.layer_decay import split_by_layer
@@ -33,7 +34,6 @@ from amae_nnunet.plans.preprocessed import (
     CHECKPOINT_NAME,
     check_cases,
     check_normalization,
-    nnunet_folder,
     pretraining_folder,
     read_json,
 )
@@ -147,7 +147,7 @@ class AMAETrainer(nnUNetTrainer):
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmUpPolyLR]:
         """AdamW (section 2.4) with nnU-Net's polynomial schedule (the paper names none)."""
         values = self.block.training_config()
-        network: Any = getattr(self.network, "_orig_mod", self.network)  # torch.compile
+        network = self._bare_network()
         groups = decay_groups(network, self.weight_decay)
         groups = split_by_layer(groups, network, network.config.depth, values.layer_decay)
         optimizer = torch.optim.AdamW(groups, lr=self.initial_lr)

@@ -23,7 +23,8 @@ from amae_nnunet.evaluation.compare import ALL_LABELS, means
 from amae_nnunet.evaluation.kept import KeptScores
 from amae_nnunet.evaluation.scores import Prediction, Row, Scores, score_case, write_csv
 from amae_nnunet.evaluation.shapley import worths
-from amae_nnunet.evaluation.subsets import Condition, powerset, subset_name
+from amae_nnunet.evaluation.subsets import Condition, powerset
+from amae_nnunet.subsets import subset_name
 
 SHAPE, SPACING = (6, 12, 10), (1.5, 1.25, 4.0)
 DATASET = {

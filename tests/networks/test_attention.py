@@ -15,21 +15,21 @@ COUNTS = [3, 0, 1, 5, 0]
 
 def tokens(heads=2, width=3, tokens_per_slot=4):
     segments = Segments.of(COUNTS, tokens_per_slot, 7)
-    shape = (int(segments.cuts[-1]), 3, heads, width)
+    shape = (int(segments.cu_seqlens[-1]), 3, heads, width)
     return torch.randn(shape).requires_grad_(), segments
 
 
 def test_segments_are_where_the_studies_begin_and_end():
     segments = Segments.of(COUNTS, 4, 7)
-    assert segments.cuts.tolist() == [0, 12, 12, 16, 36, 36]
-    assert segments.cuts.dtype == torch.int32
-    assert segments.longest == 28
+    assert segments.cu_seqlens.tolist() == [0, 12, 12, 16, 36, 36]
+    assert segments.cu_seqlens.dtype == torch.int32
+    assert segments.max_seqlen == 28
 
 
 def test_each_study_attends_to_itself_alone_by_loops():
     qkv, segments = tokens()
     found = attend(*qkv.unbind(dim=1), segments).detach().numpy()
-    for first, last in itertools.pairwise(segments.cuts.tolist()):
+    for first, last in itertools.pairwise(segments.cu_seqlens.tolist()):
         for head in range(2):
             q, k, v = qkv[first:last, :, head].detach().unbind(dim=1)
             expected = reference.softmax_attention(q.numpy(), k.numpy(), v.numpy())
@@ -46,7 +46,7 @@ def test_the_opaque_operator_has_the_loops_value_and_gradient():
     weight = torch.randn(qkv.shape[0], 2, 5)
     results = []
     for body in (lambda q, k, v: attend(q, k, v, segments),
-                 lambda q, k, v: attend_each(q, k, v, segments.cuts)):  # fmt: skip
+                 lambda q, k, v: attend_each(q, k, v, segments.cu_seqlens)):  # fmt: skip
         out = body(*qkv.unbind(dim=1))
         (gradient,) = torch.autograd.grad((out * weight).sum(), qkv)
         results.append((out, gradient))
@@ -66,16 +66,16 @@ def test_the_operators_keep_pytorchs_rules(dtype):
     qkv, segments = tokens()
     q, k, v = (t.detach().to(dtype).requires_grad_() for t in qkv.unbind(dim=1))
     strict = {"rtol": 1e-2, "atol": 1e-2} if dtype != torch.float64 else {}
-    torch.library.opcheck(attend_each, (q, k, v, segments.cuts), **strict)
+    torch.library.opcheck(attend_each, (q, k, v, segments.cu_seqlens), **strict)
     q, k, v = (t.detach() for t in (q, k, v))
-    torch.library.opcheck(attend_each_backward, (q.clone(), q, k, v, segments.cuts))
+    torch.library.opcheck(attend_each_backward, (q.clone(), q, k, v, segments.cu_seqlens))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.skipif(attention.varlen_attn is None, reason="needs torch 2.10")
 def test_flash_attention_gives_what_the_loop_gives():
     segments = Segments.of(COUNTS, 40, 7).to(torch.device("cuda"))
-    qkv = torch.randn(int(segments.cuts[-1]), 3, 2, 64, device="cuda", dtype=torch.bfloat16)
+    qkv = torch.randn(int(segments.cu_seqlens[-1]), 3, 2, 64, device="cuda", dtype=torch.bfloat16)
     qkv.requires_grad_()
     weight = torch.randn(qkv.shape[0], 2, 64, device="cuda")
     out = attend(*qkv.unbind(dim=1), segments)
@@ -138,8 +138,8 @@ def takes_cudnn(varlen, arguments):
     """Whether the operator that got these arguments calls cuDNN."""
     if not hasattr(varlen, "_can_use_cudnn"):  # from torch 2.15 on it is told
         return varlen._CUDNN_ATTENTION_BACKEND in arguments[14:]
-    q, k, v, _, _, longest, _, _, _, window, *_ = arguments
-    return varlen._can_use_cudnn(q, k, v, longest, window)
+    q, k, v, _, _, max_seqlen, _, _, _, window, *_ = arguments
+    return varlen._can_use_cudnn(q, k, v, max_seqlen, window)
 
 
 @pytest.mark.skipif(not attention._HAS_WINDOWS, reason="this PyTorch does not call cuDNN")
@@ -155,5 +155,5 @@ def test_cudnn_which_takes_no_empty_studies_is_not_called(hopper):
 
 
 def without_window(q, k, v, segments):
-    cuts, longest = segments
-    return attention.varlen_attn(q, k, v, cuts, cuts, longest, longest)
+    cu_seqlens, max_seqlen = segments
+    return attention.varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)

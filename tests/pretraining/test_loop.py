@@ -117,21 +117,6 @@ def test_a_fold_that_is_none_is_refused(nnunet, tiny_plans, capsys, fold):
     assert not folder_of(nnunet, tiny_plans, fold).exists()
 
 
-def test_files_of_the_layout_without_folds_are_refused_until_they_are_moved(
-    nnunet, pretrained, dataset, capsys
-):
-    name = configured("layout")
-    folder = folder_of(nnunet, name)
-    folder.parent.mkdir()
-    shutil.copy(pretrained, folder.parent)
-    for words in ([], ["--c"], ["-f", "0"]):
-        assert run(name, *words) == 2
-        error = capsys.readouterr().err
-        assert f"{folder.parent} holds a pre-training itself: move its files to {folder}" in error
-        assert error.count("\n") == 1
-    assert not folder.exists()
-
-
 def test_learning_rate_is_constant_or_warm_up_and_cosine():
     constant = PretrainingConfig(schedule="constant", lr=1e-5)
     assert {learning_rate(constant, step, 100) for step in range(100)} == {1e-5}
