@@ -363,8 +363,8 @@ class TrainingConfig:
         lr: learning rate of AdamW at the start; it falls by nnU-Net's polynomial.
         weight_decay: of AdamW; none on norms, biases and embeddings.
         loss: "dice", or "dice_ce" for nnU-Net's Dice + cross-entropy.
-        layer_decay: learning rate of each encoder layer over the next one's; 1: all the same. Not
-            in the paper.
+        layer_decay: learning rate of each encoder layer over the next one's; 1: all the same, 0:
+            the encoder stays as it is. Not in the paper.
         warmup_epochs: in which the learning rate rises linearly. Not in the paper.
         activation_checkpointing: less memory, a third more time. Not in the paper.
         contrast_dropout: chance that each contrast of a training sample is left out ("matched":
@@ -392,8 +392,8 @@ class TrainingConfig:
         _require(self.weight_decay >= 0, f"weight_decay={self.weight_decay} must not be below 0")
         _require(self.loss in ("dice", "dice_ce"), f"loss={self.loss!r} is not dice or dice_ce")
         _require(
-            0 < self.layer_decay <= 1,
-            f"layer_decay={self.layer_decay} must be above 0 and at most 1",
+            0 <= self.layer_decay <= 1,
+            f"layer_decay={self.layer_decay} must lie between 0 and 1",
         )
         _require(
             0 <= self.warmup_epochs < self.num_epochs,

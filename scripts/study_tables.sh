@@ -83,7 +83,7 @@ case $study in
         train tables "$number" AMAETrainer AMAETrainerNoPretraining nnUNetTrainerShort ;;
     frozen|trained)
         pretrained=$nnUNet_results/$dataset/AMAEPretraining__AMAEPlans__tables/fold_0
-        declare -A decay=([frozen]=0.001 [trained]=1)
+        declare -A decay=([frozen]=0 [trained]=1)
         for run in $(seq "${RUNS:-3}"); do
             name=${study}_$run
             export nnUNet_results=$work/$name

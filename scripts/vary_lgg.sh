@@ -17,7 +17,7 @@ declare -A change=(
     [slower]="lr=0.0003"
     [paper_lr]="lr=0.0001"
     [layer_decay]="layer_decay=0.75"
-    [frozen]="layer_decay=0.001" # the encoder stays what it was
+    [frozen]="layer_decay=0" # the encoder stays what it was
     [short]="num_epochs=10"
     [longer]="num_epochs=60"
     [longer_dropout]="num_epochs=60 contrast_dropout=0.3"

@@ -4,6 +4,8 @@ Not in the paper; as in BEiT's and MAE's fine-tuning. With D blocks, embeddings 
 is layer i, and the rest (the last norm, the decoder) is layer D + 1. A layer learns at::
 
     lr * decay^(D + 1 - layer)
+
+With decay 0 all but the last layer stays as it is, and costs no backward pass.
 """
 
 from __future__ import annotations
@@ -22,6 +24,12 @@ def layer_of(name: str, depth: int) -> int:
         return 0
     block = re.match(r"encoder\.blocks\.(\d+)\.", name)
     return int(block.group(1)) + 1 if block else depth + 1
+
+
+def freeze_encoder(model: nn.Module, depth: int) -> None:
+    """Leave embeddings and blocks as they are: they get no gradient."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and layer_of(name, depth) > depth)
 
 
 def split_by_layer(

@@ -25,7 +25,7 @@ from amae_nnunet.errors import CheckpointError, ConfigError, ContrastError, Unsu
 from amae_nnunet.folders import nnunet_folder
 from amae_nnunet.networks.attention import has_flash
 from amae_nnunet.networks.checkpoint import file_sha256, read_checkpoint
-from amae_nnunet.networks.layer_decay import split_by_layer
+from amae_nnunet.networks.layer_decay import freeze_encoder, split_by_layer
 from amae_nnunet.networks.transfer import load_encoder
 from amae_nnunet.networks.unetr import UNETR, AdaptiveUNETR
 from amae_nnunet.networks.weight_decay import decay_groups
@@ -148,6 +148,8 @@ class AMAETrainer(nnUNetTrainer):
         """AdamW (section 2.4) with nnU-Net's polynomial schedule (the paper names none)."""
         values = self.block.training_config()
         network = self._bare_network()
+        if values.layer_decay == 0:
+            freeze_encoder(network, network.config.depth)
         groups = decay_groups(network, self.weight_decay)
         groups = split_by_layer(groups, network, network.config.depth, values.layer_decay)
         optimizer = torch.optim.AdamW(groups, lr=self.initial_lr)
@@ -158,7 +160,7 @@ class AMAETrainer(nnUNetTrainer):
         """Stock, but that weight decay and the layers' rates are the plans', not the saved ones.
 
         Raises:
-            ConfigError: layer_decay was switched on or off since.
+            ConfigError: layer_decay became 0 or 1 since, or was one of them.
         """
         if not self.was_initialized:
             self.initialize()
@@ -172,8 +174,8 @@ class AMAETrainer(nnUNetTrainer):
             if "parameter group" not in str(error):
                 raise
             raise ConfigError(
-                "this training was begun with layer_decay=1 and the plans have another now, or the "
-                "other way: set it back with amae-nnunet-configure, or train anew without --c"
+                "this training was begun with another layer_decay, and from or to 0 or 1 it cannot "
+                "change: set it back with amae-nnunet-configure, or train anew without --c"
             ) from None
         for group, values in zip(self.optimizer.param_groups, ours, strict=True):
             group.update(values)

@@ -125,7 +125,7 @@ def test_a_new_spacing_gets_a_folder_of_its_own(nnunet, dataset, capsys):
         (["encoder=huge"], "encoder='huge' is not one of base, large, small"),
         (["encoder=1,2"], r"encoder=\[1, 2\] is not one of base, large, small"),
         (["loss=focal"], "loss='focal'"),
-        (["layer_decay=1.2"], "layer_decay=1.2 must be above 0 and at most 1"),
+        (["layer_decay=1.2"], "layer_decay=1.2 must lie between 0 and 1"),
         (["warmup_epochs=3", "num_epochs=3"], "warmup_epochs=3 must lie between 0 and 2"),
         (["--name", "../evil"], "use letters, digits and '_'"),
     ],

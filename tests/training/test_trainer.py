@@ -150,6 +150,37 @@ def test_each_layer_of_the_encoder_has_its_share_of_the_rate(make, kind):
     assert len(spared) == len(plain.optimizer.param_groups[1]["params"])
 
 
+@pytest.mark.parametrize("kind", ["AMAETrainer", "AMAETrainerUNETR"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_an_encoder_with_layer_decay_0_stays_as_it_is(make, pretrained, kind, recompute):
+    trainer = make(kind, change=with_values(layer_decay=0.0, activation_checkpointing=recompute))
+    trainer.on_train_start()
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    plain = make(f"{kind}NoPretraining")
+    plain.initialize()
+    plain.network.load_state_dict(before)
+    x = torch.randn(1, 3, 16, 32, 32)
+    gradients = []
+    for network in (trainer.network, plain.network):
+        network.zero_grad()
+        network(x).square().mean().backward()
+        gradients.append({name: p.grad for name, p in network.named_parameters()})
+    trainer.optimizer.step()
+    after = trainer.network.state_dict()
+    stays = ("encoder.patch_embed.", "encoder.pos_embed.", "encoder.contrast_embed.",
+             "encoder.blocks.")  # fmt: skip
+    for name, gradient in gradients[0].items():
+        if name.startswith(stays):
+            assert gradient is None
+            assert torch.equal(after[name], before[name])
+        else:
+            assert torch.equal(gradient, gradients[1][name])
+            assert not torch.equal(after[name], before[name])
+    assert sum(len(group["params"]) for group in trainer.optimizer.param_groups) == sum(
+        gradient is not None for gradient in gradients[0].values()
+    )
+
+
 def test_the_rate_rises_linearly_and_then_decays(make):
     trainer = make(change=with_values(warmup_epochs=4, num_epochs=10))
     trainer.initialize()
@@ -182,7 +213,7 @@ def test_a_continued_training_has_the_rates_of_the_plans(make, tmp_path):
         1e-4 * 0.5**0.9 * 0.25
     )
     assert {group["weight_decay"] for group in slower.optimizer.param_groups} == {0.2, 0.0}
-    with pytest.raises(ConfigError, match="begun with layer_decay=1"):
+    with pytest.raises(ConfigError, match="begun with another layer_decay"):
         make(change=with_values(num_epochs=6)).load_checkpoint(path)
 
 
