@@ -3,6 +3,11 @@
 Every message names what was found, where (case or file), and what to do next, in one line.
 """
 
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
 EXIT_CODES = {
     0: "done",
     1: "an error that has no code of its own, as a full disk; an unexpected one has a traceback",
@@ -13,9 +18,9 @@ EXIT_CODES = {
     6: "all cases are predicted, but some lack a contrast that the model's data set requires",
     130: "interrupted (Ctrl-C)",
     141: "the reader of its output went away (as head does) before the work was done",
-    143: "stopped by SIGTERM; a pre-training has saved its state and continues with --c",
+    143: "stopped by SIGTERM; a pre-training that trains saves its state and continues with --c",
 }
-_ALWAYS = (0, 1, 2, 130, 141)  # that every command can end with
+_ALWAYS = (0, 1, 2, 130, 141, 143)  # that every command can end with
 
 
 def exit_codes(*more: int) -> dict[int, str]:
@@ -35,6 +40,32 @@ class AMAEError(Exception):
 
     def __str__(self) -> str:
         return one_line(super().__str__())
+
+
+class CannotWrite(AMAEError):
+    """A file cannot be written, as on a full disk; what was there before is as it was.
+
+    Args:
+        what: which file, and why.
+        again: how to go on when there is room.
+    """
+
+    def __init__(self, what: str, again: str = "run it again") -> None:
+        super().__init__(what, again)  # as they are, since processes send it to each other
+        self.what = what
+
+    def __str__(self) -> str:
+        what, again = self.args
+        return one_line(f"{what}: make room and {again}; what was saved before is intact")
+
+    @classmethod
+    def of(cls, path: Path, error: BaseException) -> CannotWrite:
+        """What the system, or a library, says of a file that it could not write."""
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        free = "its folder is gone"
+        if path.parent.is_dir():
+            free = f"{shutil.disk_usage(path.parent).free / 1e6:.0f} MB free"
+        return cls(f"cannot write {path} ({reason}; {free})")
 
 
 class ConfigError(AMAEError):

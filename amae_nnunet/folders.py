@@ -10,6 +10,11 @@ from amae_nnunet.errors import ConfigError
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
+def dataset_number(name: str) -> str:
+    """``Dataset501_Infarct`` -> ``501``, as options take it."""
+    return name.removeprefix("Dataset").partition("_")[0]
+
+
 def nnunet_folder(variable: str) -> Path:
     """The folder that one of the variables names.
 

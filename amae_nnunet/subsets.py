@@ -167,7 +167,7 @@ class SubsetScores:
             InputError: there is no such file, or it cannot be read as one.
         """
         path = Path(folder) / FILE_NAME
-        again = "validate again with nnUNetv2_train ... --val"
+        again = "validate again with nnUNetv2_train ... --val, or ask who trained it for the file"
         try:
             content = parse_json(path.read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA:

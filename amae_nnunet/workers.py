@@ -64,7 +64,10 @@ def reason(error: BaseException) -> str:
     if isinstance(error, ProcessExpired):
         return "its process died, perhaps out of memory: run again with fewer processes"
     if isinstance(error, BrokenProcessPool):
-        return "the processes end before they do anything: run again with none but this one, 0"
+        return (
+            "its process was ended from outside, or none can be started: run again, and if that "
+            "does not help with no process but this one (-npp 0 -nps 0, or -np 0)"
+        )
     if isinstance(error, AMAEError):
         return str(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -9,6 +9,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amae_nnunet.folders import dataset_number
+
 if TYPE_CHECKING:
     from amae_nnunet.convert.dataset import Summary
     from amae_nnunet.convert.target import Target
@@ -65,7 +67,7 @@ def _merge(args: argparse.Namespace) -> list[str]:
 def _dataset_steps(target: Target, summary: Summary) -> list[str]:
     """What comes next for a data set, by the splits that it has and those just written."""
     dataset = target.folder.name
-    number = str(int(dataset[7:10]))
+    number = str(int(dataset_number(dataset)))
     if "unlabeled" in summary.written:
         words = ["amae-nnunet-pretrain", "DATASET", _CONFIGURATION, "--unlabeled", number]
         return [f"next: {shlex.join(words)}  # DATASET: the labelled cases, once planned"]

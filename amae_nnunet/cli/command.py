@@ -6,9 +6,13 @@ import argparse
 import errno
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 from amae_nnunet import __version__
 from amae_nnunet.errors import EXIT_CODES, AMAEError, ConfigError, one_line
@@ -76,6 +80,26 @@ def device_kind(wanted: str | None) -> str:
     return kind
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does: its processes too, and its records are true."""
+
+
+def _terminate(*_: Any) -> NoReturn:
+    raise _Terminated
+
+
+@contextmanager
+def _sigterm_heard() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals there
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run(
     parser: argparse.ArgumentParser,
     body: Callable[[argparse.Namespace], int | None],
@@ -95,8 +119,9 @@ def run(
     logging.getLogger("amae_nnunet").setLevel(logging.DEBUG if args.verbose else logging.INFO)
     code = 141
     try:
-        code = body(args) or 0
-        sys.stdout.flush()
+        with _sigterm_heard():
+            code = body(args) or 0
+            sys.stdout.flush()
         return code
     except AMAEError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
@@ -109,6 +134,9 @@ def run(
             raise
         print(f"{parser.prog}: error: {_said(error)}", file=sys.stderr)
         return 1 if error.errno in _FULL else ConfigError.exit_code
+    except _Terminated:
+        print(f"{parser.prog}: stopped by SIGTERM", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return 130

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from amae_nnunet.cli.command import new_parser, run
 from amae_nnunet.contrasts import ContrastMatch
 from amae_nnunet.errors import ConfigError, exit_codes
-from amae_nnunet.folders import nnunet_folder
+from amae_nnunet.folders import dataset_number, nnunet_folder
 from amae_nnunet.plans.block import PLANS_NAME
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _configure(args: argparse.Namespace) -> None:
         source = _source(args, (folder / f"{args.output}.json").exists())
         dataset = PreprocessedDataset.open(name, args.configuration, source)
         path = configure(dataset, settings, args.name, args.output, pretrained)
-    number, configuration = name[7:10], args.name or args.configuration
+    number, configuration = dataset_number(name), args.name or args.configuration
     print(f"wrote {path}")
     written = PreprocessedDataset.open(name, configuration, args.output)
     model = written.block.model_config(written.configuration)

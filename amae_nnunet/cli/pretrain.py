@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from amae_nnunet.cli import command
 from amae_nnunet.errors import ConfigError, exit_codes
-from amae_nnunet.folders import nnunet_folder
+from amae_nnunet.folders import dataset_number, nnunet_folder
 from amae_nnunet.plans.block import PLANS_NAME
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
     description = "Pre-train the encoder as a masked autoencoder on preprocessed studies."
-    parser = command.new_parser("amae-nnunet-pretrain", description, EPILOG, exit_codes(3, 5, 143))
+    parser = command.new_parser("amae-nnunet-pretrain", description, EPILOG, exit_codes(3, 5))
     parser.add_argument("dataset", help="number or name of the data set")
     parser.add_argument("configuration", help="configuration of the plans, e.g. 3d_fullres")
     parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans to use")
@@ -166,7 +166,7 @@ def _pretrain_on(args: argparse.Namespace, ranks: Ranks, device: torch.device) -
         return stop.exit_code
     say(f"wrote {path}")
     plans = f" -p {args.plans}" if args.plans != "nnUNetPlans" else ""
-    number = dataset.name[7:10]
+    number = dataset_number(dataset.name)
     fold = "0" if args.fold == "all" else args.fold
     kind = "" if device.type == "cuda" else f" -device {device.type}"
     say(f"next: nnUNetv2_train {number} {args.configuration} {fold} -tr AMAETrainer{plans}{kind}")
@@ -181,7 +181,7 @@ def _add_contrast(args: argparse.Namespace, dataset: PreprocessedDataset, option
     source = args.checkpoint or results_folder(dataset, args.fold) / CHECKPOINT_NAME
     path = add_contrast(source, args.add_contrast, dataset, options)
     print(f"wrote {path}")
-    number = dataset.name[7:10]
+    number = dataset_number(dataset.name)
     plans = "" if args.plans in ("nnUNetPlans", PLANS_NAME) else f" -o {args.plans}"
     file = shlex.quote(str(path))
     print(f"next: amae-nnunet-configure {number} {args.configuration} --checkpoint {file}{plans}")

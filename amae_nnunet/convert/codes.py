@@ -49,6 +49,7 @@ CODES = {
     "W_COVERAGE": "a contrast covers less than 90 % of the case's grid",
     "W_DROPPED": "an optional contrast could not be used and counts as absent",
     "W_AMBIGUOUS": "several series were equally good and one was taken, or no series was sure",
+    "W_UNMATCHED": "a contrast is absent, and files beside the case's match no pattern",
     "W_UNVERIFIED": "the rule that named the contrast was never seen at work on real data",
     "W_B_VALUE": "the trace image has a b-value outside 700 to 2000 s/mm2",
     "W_FRAME": "contrasts lie in different frames of reference: the patient may have moved",

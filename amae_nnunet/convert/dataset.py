@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import signal
-import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -92,7 +90,7 @@ def convert(
         ConfigError: the target does not fit, its disk is full, or the cluster cannot be used.
     """
     options = options or Options()
-    with _ended_by_sigterm(), opened(target, template, cases, part) as output:
+    with opened(target, template, cases, part) as output:
         if options.strict:
             cases = refuse_shared(cases, output.entries.values(), target.split_of)
         if part:
@@ -220,23 +218,6 @@ def _counted(outcomes: Outcomes, total: int) -> Outcomes:
             bar.set_postfix(done=number - failed, failed=failed, refresh=False)
             if bar.disable and total >= 10 and number * 10 // total > (number - 1) * 10 // total:
                 _log.info("%d of %d cases, %d failed", number, total, failed)
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the run as Ctrl-C does, so that a batch system leaves true records."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _take(output: Output, raw: RawCase, key: str, outcome: Outcome) -> bool:

@@ -170,7 +170,9 @@ def _read_voxels(image: Any, name: str, volume: int | None) -> np.ndarray:
     single = len(shape) >= 3 and min(shape) >= 1 and all(size == 1 for size in shape[3:])
     if volume is None and not single:
         raise CaseError(
-            "E_4D", f"{name} is {shown}, not one 3-D volume: extract the volume you need"
+            "E_4D",
+            f"{name} is {shown}, not one 3-D volume: extract the volume you need, or name it in a "
+            f"table as {name}[0]",
         )
     part = image.dataobj if volume is None else image.dataobj[..., volume]
     voxels = np.asanyarray(part).reshape(shape[:3])

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from amae_nnunet.convert.codes import CaseError
+from amae_nnunet.convert.codes import CaseError, warning
 from amae_nnunet.convert.names import counted, listed
 from amae_nnunet.convert.source import NiftiFile, RawCase
 from amae_nnunet.convert.template import Template, matches
@@ -106,7 +106,19 @@ def _scan_case(folder: Path, root: Path, template: Template, several: dict[Path,
         name: NiftiFile(folder / files[0], files[0]) for name, files in found.items() if files
     }
     label = sources.pop("label", None)
-    return RawCase(case, folder.name, case, sources, label, None, tuple(unmatched), code, problem)
+    doubts = _doubts([name for name in template.contrasts if name not in sources], unmatched)
+    return RawCase(
+        case, folder.name, case, sources, label, None, tuple(unmatched), code, problem, doubts
+    )
+
+
+def _doubts(absent: Sequence[str], unmatched: Sequence[str]) -> tuple[str, ...]:
+    """What is absent may be there under another name, which may name a patient."""
+    if not (absent and unmatched):
+        return ()
+    files = counted(len(unmatched), "file")
+    text = f"no {' and no '.join(absent)}, and {files} that match no pattern (--dry_run lists them)"
+    return (warning("W_UNMATCHED", text),)
 
 
 def _ambiguous(

@@ -17,6 +17,7 @@ the label files into the template's. Not in the paper, which describes no conver
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
@@ -31,7 +32,7 @@ from amae_nnunet.errors import ConfigError, ContrastError
 from amae_nnunet.parse import parse_json
 
 _KEYS = {"name", "description", "contrasts", "accepts", "required", "label"}
-_NEEDED = {"name", "contrasts", "label"}
+_NEEDED = ("name", "contrasts", "label")
 _ROOM = Path(__file__).resolve().parent
 #: Shipped templates: in the installed package, or beside the package in a source checkout.
 _FOLDERS = (_ROOM / "templates", _ROOM.parents[1] / "nnUNet_raw_templates")
@@ -138,8 +139,14 @@ def make_template(content: Any) -> Template:
         ConfigError: it is not a template.
         ContrastError: a contrast's name cannot be one.
     """
-    if not isinstance(content, dict) or not _NEEDED <= set(content) <= _KEYS:
-        raise ConfigError(f"the keys must be {', '.join(sorted(_KEYS))}")
+    if not isinstance(content, dict):
+        raise ConfigError(f"it must be an object with the keys {', '.join(_NEEDED)}")
+    for key in sorted(set(content) - _KEYS):
+        near = difflib.get_close_matches(key, _KEYS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(_KEYS))}"
+        raise ConfigError(f"unknown key {key!r}: {hint}")
+    if lacking := [key for key in _NEEDED if key not in content]:
+        raise ConfigError(f"it has no {' and no '.join(lacking)}: add that")
     name, contrasts, label = content["name"], content["contrasts"], content["label"]
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ConfigError(f"name {name!r}: use letters, digits, '_' and '-' only")

@@ -97,7 +97,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
             _check_shapes(path, config, shapes)  # before anything large is read
             tensors = {name: file.get_tensor(name) for name in shapes}
     except FileNotFoundError:
-        raise CheckpointError(f"checkpoint {path} does not exist") from None
+        raise CheckpointError(
+            f"checkpoint {path} does not exist: give another one, or pre-train first"
+        ) from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"checkpoint {path} is not a readable safetensors file ({error}): give the file that "

@@ -29,6 +29,7 @@ from amae_nnunet.config import (
 )
 from amae_nnunet.contrasts import ContrastMatch
 from amae_nnunet.errors import ConfigError
+from amae_nnunet.folders import dataset_number
 from amae_nnunet.plans.block import KEY, PLANS_NAME, AMAEBlock
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
 from amae_nnunet.whole import write_whole
@@ -164,7 +165,7 @@ def configure(
     if name != base and name in dataset.plans["configurations"]:
         raise ConfigError(
             f"configuration {name} exists: change it with amae-nnunet-configure "
-            f"{dataset.name[7:10]} {name} KEY=VALUE, or choose another --name"
+            f"{dataset_number(dataset.name)} {name} KEY=VALUE, or choose another --name"
         )
     nnunet = _nnunet_values(dataset, settings["nnunet"], f"{output_plans}_{name}")
     block = _block(dataset, settings, pretrained)

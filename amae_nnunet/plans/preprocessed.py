@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from amae_nnunet.contrasts import FILE_NAME, ContrastRecord
 from amae_nnunet.errors import ConfigError, InputError
-from amae_nnunet.folders import FOLDERS, nnunet_folder
+from amae_nnunet.folders import FOLDERS, dataset_number, nnunet_folder
+from amae_nnunet.intact import said
 from amae_nnunet.parse import parse_json
 from amae_nnunet.plans.block import PLANS_NAME, AMAEBlock, channel_contrasts
 from amae_nnunet.whole import write_whole
@@ -52,14 +53,14 @@ def dataset_name(name_or_id: str) -> str:
 def _not_found(name_or_id: str) -> str:
     """Why a data set is not found, and which ones there are."""
     folders = [Path(os.environ[variable]) for variable in FOLDERS if os.environ.get(variable)]
-    found = (path.name for folder in folders for path in folder.glob("Dataset[0-9][0-9][0-9]_*"))
+    found = (path.name for folder in folders for path in folder.glob("Dataset[0-9][0-9][0-9]*_*"))
     names = sorted(set(found))
     if not name_or_id.isdecimal():
         return f"data set {name_or_id!r}: give its number (501) or its whole name (Dataset501_LGG)"
-    same = [name for name in names if int(name[7:10]) == int(name_or_id)]
+    same = [name for name in names if int(dataset_number(name)) == int(name_or_id)]
     if same:
         return f"data set {name_or_id} is {' or '.join(same)}: give the whole name"
-    numbers = list(dict.fromkeys(name[7:10] for name in names))
+    numbers = list(dict.fromkeys(map(dataset_number, names)))
     there = ", ".join([*numbers[:_SHOWN], *(["..."] if len(numbers) > _SHOWN else [])])
     unset = [variable for variable in FOLDERS if not os.environ.get(variable)]
     return (
@@ -121,8 +122,8 @@ def _has(path: Path, configuration: str) -> bool:
 def _planning(name: str, configuration: str, plans_name: str) -> str:
     """What writes plans of this name."""
     if plans_name == PLANS_NAME:
-        return f"run amae-nnunet-configure {name[7:10]} {configuration}"
-    return f"run nnUNetv2_plan_and_preprocess -d {name[7:10]}"
+        return f"run amae-nnunet-configure {dataset_number(name)} {configuration}"
+    return f"run nnUNetv2_plan_and_preprocess -d {dataset_number(name)}"
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class PreprocessedDataset:
         if self.data_folder.is_dir():
             found = sorted(case_reader(self.data_folder).get_identifiers(str(self.data_folder)))
         if not found:
-            number = self.name[7:10]
+            number = dataset_number(self.name)
             raise InputError(
                 f"{self.data_folder} holds no preprocessed case: run nnUNetv2_preprocess -d "
                 f"{number} -plans_name {self.plans['plans_name']} -c {self.configuration_name}"
@@ -305,7 +306,8 @@ def check_cases(
 
     Raises:
         ContrastError: a case whose voxels or channels are not what the record says.
-        InputError: a case has another number of channels, or voxels that are not finite.
+        InputError: a case cannot be read, has another number of channels, or voxels that are not
+            finite.
     """
     contrasts = channel_contrasts(dataset_json)
     record = travel_record(name)
@@ -320,19 +322,25 @@ def check_cases(
     reader = case_reader(data_folder)(str(data_folder), list(cases))
     present = {}
     for case in tqdm(cases, desc="checking contrasts", unit="case", disable=len(cases) < 100):
-        data = reader.load_case(case)[0]
+        try:
+            data = reader.load_case(case)[0]
+            flags, middle = nonzero_channels(data), np.asarray(data[:, data.shape[1] // 2])
+        except Exception as error:  # whatever nnU-Net, blosc2 and pickle raise
+            raise InputError(
+                f"case {case}: its files in {data_folder} are damaged, or not all there "
+                f"({said(error, data_folder)}): run nnUNetv2_preprocess again"
+            ) from None
         if data.shape[0] != len(contrasts):
             raise InputError(
                 f"case {case} has {data.shape[0]} channels, dataset.json {len(contrasts)} "
                 f"({', '.join(contrasts)}): a channel file is missing in nnUNet_raw; convert and "
                 "preprocess the case again"
             )
-        if not np.isfinite(data[:, data.shape[1] // 2]).all():  # normalized, all voxels are
+        if not np.isfinite(middle).all():  # normalized, all voxels are
             raise InputError(
                 f"case {case} has voxels that are NaN or infinite: repair its images in nnUNet_raw "
                 "and preprocess it again"
             )
-        flags = nonzero_channels(data)
         if record is not None:
             record.check_voxels(case, flags)
         present[case] = tuple(flags)

@@ -22,6 +22,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures as concurrent
 from concurrent.futures import Future, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from amae_nnunet.contrasts import FILE_NAME, ContrastRecord, check_contrast_names
-from amae_nnunet.errors import InputError
+from amae_nnunet.errors import CannotWrite, InputError
 from amae_nnunet.folders import nnunet_folder
 from amae_nnunet.lock import LOCK, locked
 from amae_nnunet.plans.block import channel_contrasts
@@ -94,6 +95,27 @@ class _Job:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
+def _described(name: str) -> dict[str, Any]:
+    """``dataset.json`` of a raw data set."""
+    path = nnunet_folder("nnUNet_raw") / name / "dataset.json"
+    convert = "convert the data set with amae-nnunet-convert"
+    described = read_json(path, convert)
+    names = described.get("channel_names") or described.get("modality")
+    for key, value in (("channel_names", names), ("file_ending", described.get("file_ending"))):
+        if not value:
+            raise InputError(f"{path} has no {key}: add it, or {convert}")
+    return described
+
+
+def unlabeled_contrasts(name: str) -> tuple[str, ...]:
+    """The contrasts of a raw data set in channel order.
+
+    Raises:
+        InputError: there is no such data set, or it is not described as nnU-Net wants it.
+    """
+    return check_contrast_names(channel_contrasts(_described(name)))
+
+
 def preprocess_unlabeled(
     dataset: PreprocessedDataset, name: str, processes: int = 2
 ) -> UnlabeledDataset:
@@ -119,8 +141,8 @@ def _preprocess_missing(
     dataset: PreprocessedDataset, name: str, folder: Path, processes: int
 ) -> UnlabeledDataset:
     raw = nnunet_folder("nnUNet_raw") / name
-    described = read_json(raw / "dataset.json", "convert the data set with amae-nnunet-convert")
-    contrasts = check_contrast_names(channel_contrasts(described))
+    described = _described(name)
+    contrasts = unlabeled_contrasts(name)
     ledger = _read_ledger(folder / LEDGER)
     _write_lines(folder / LEDGER, ledger.values())
     jobs, failures = _jobs(dataset, raw, folder, contrasts, described)
@@ -129,7 +151,12 @@ def _preprocess_missing(
         if problem := _reason(future):
             failures[job.case] = problem
         else:
-            ledger[job.case] = {"case": job.case, "key": job.key, "contrasts": future.result()}
+            ledger[job.case] = {
+                "case": job.case,
+                "key": job.key,
+                "contrasts": future.result(),
+                "bytes": _sizes(job.scratch, job.case),
+            }
             _publish(job, folder, ledger[job.case])
     shutil.rmtree(folder / ".tmp", ignore_errors=True)
     _report(folder, name, failures)
@@ -222,7 +249,6 @@ def _preprocess(job: _Job) -> dict[str, int]:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
     shutil.rmtree(job.scratch, ignore_errors=True)
-    job.scratch.mkdir(parents=True)
     data, seg, properties = DefaultPreprocessor(verbose=False).run_case(
         [str(path) for path in job.files],
         None,
@@ -239,23 +265,33 @@ def _preprocess(job: _Job) -> dict[str, int]:
         record = ContrastRecord(job.contrasts)
         record.add(job.case, job.recorded, "unlabeled", job.case)
         record.check_voxels(job.case, flags)
-    nnUNetDatasetBlosc2.save_case(
-        in_half(data),
-        seg.astype(np.int16),
-        properties,
-        str(job.scratch / job.case),
-        **small_blocks(data.shape),
-    )
+    try:
+        job.scratch.mkdir(parents=True)
+        nnUNetDatasetBlosc2.save_case(
+            in_half(data),
+            seg.astype(np.int16),
+            properties,
+            str(job.scratch / job.case),
+            **small_blocks(data.shape),
+        )
+    except (OSError, RuntimeError) as error:  # blosc2 does not say that the disk is full
+        raise CannotWrite.of(job.scratch / f"{job.case}.b2nd", error) from None
     return {name: c for c, name in enumerate(job.contrasts) if flags[c]}
 
 
 def _run(jobs: Sequence[_Job], processes: int, title: str) -> Iterator[tuple[_Job, Future[Any]]]:
-    """Preprocess, each case in a process that it may bring down, and yield what is ready."""
+    """Preprocess, each case in a process that it may bring down, and yield what is ready.
+
+    Raises:
+        CannotWrite: a case could not be written, which is not its fault: no other can be, either.
+    """
     if not jobs:
         return
     with workers(min(processes, len(jobs)), TIMEOUT) as schedule, logging_redirect_tqdm():
         futures = {schedule(_preprocess, (job,)): job for job in jobs}
         for future in tqdm(as_completed(futures), title, len(futures), unit="case"):
+            if isinstance(error := future.exception(), CannotWrite):
+                raise error
             yield futures[future], future
 
 
@@ -278,15 +314,26 @@ def _publish(job: _Job, folder: Path, entry: dict[str, Any]) -> None:
 
 
 def _is_done(job: _Job, folder: Path, ledger: dict[str, dict[str, Any]]) -> bool:
-    files = [folder / f"{job.case}{ending}" for ending in _ENDINGS]
-    return ledger.get(job.case, {}).get("key") == job.key and all(map(Path.is_file, files))
+    """Whether a case is there as it was written, from files and a plan that have not changed."""
+    entry, sizes = ledger.get(job.case, {}), _sizes(folder, job.case)
+    return bool(sizes) and entry.get("key") == job.key and entry.get("bytes", sizes) == sizes
+
+
+def _sizes(folder: Path, case: str) -> list[int]:
+    """The bytes of the files of a case, empty if one is not there."""
+    files = [folder / f"{case}{ending}" for ending in _ENDINGS]
+    return [path.stat().st_size for path in files] if all(map(Path.is_file, files)) else []
 
 
 def _read_ledger(path: Path) -> dict[str, dict[str, Any]]:
-    """The last line of each case, but for a line that was interrupted."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    entries = [json.loads(line) for line in text.split("\n")[:-1]]
-    return {entry["case"]: entry for entry in entries}
+    """The last line of each case; of one whose line is damaged or half nothing is known."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    entries = {}
+    for line in text.split("\n"):
+        with suppress(ValueError, LookupError, TypeError):
+            entry = json.loads(line)
+            entries[entry["case"]] = entry
+    return entries
 
 
 def _write_lines(path: Path, entries: Iterable[dict[str, Any]]) -> None:

@@ -10,6 +10,8 @@ from amae_nnunet.errors import ConfigError
 from amae_nnunet.folders import nnunet_folder
 from amae_nnunet.plans.preprocessed import dataset_name
 
+_SHOWN = 6  # names in a message
+
 
 def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> Path:
     """``nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION``, whether it is there or not.
@@ -49,13 +51,25 @@ def find_folds(folder: Path, folds: Sequence[str], checkpoint: str) -> list[str]
     missing = [fold for fold in found if not (folder / f"fold_{fold}" / checkpoint).is_file()]
     if missing or not found:
         file = f"fold_{missing[0] if missing else 0}/{checkpoint}"
-        advice = beside(folder, file) or (
-            "give -m, or -d, -tr, -p, -c, -f and -chk, as they were given to nnUNetv2_train"
-        )
+        advice = beside(folder, file) or _there(folder)
         if not folds and (folder / "fold_all" / checkpoint).is_file():
             advice = "give -f all"
         raise ConfigError(f"{folder} has no {file}: {advice}")
     return found
+
+
+def _there(folder: Path) -> str:
+    """What is there instead: checkpoints of the model, or other models of the data set."""
+    found = sorted(folder.glob("fold_*/checkpoint_*.pth"))
+    kind, names = "-f and -chk", [f"{path.parent.name}/{path.name}" for path in found]
+    if not found:
+        models = sorted({path.parent.parent for path in folder.parent.glob("*/fold_*/*.pth")})
+        kind, names = "-tr, -p and -c", [path.name for path in models if "__" in path.name]
+    names = [name for name in names if "AMAEPretraining__" not in name]
+    if not names:
+        return "train it with nnUNetv2_train, or give -m FOLDER"
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f"there are {', '.join(names[:_SHOWN])}{more} (see {kind})"
 
 
 def beside(folder: Path, file: str) -> str:

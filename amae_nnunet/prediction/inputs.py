@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_SHOWN = 3  # names in a message
+
 #: Names that a case may not have: nnU-Net's own files lie beside the predictions.
 RESERVED = ("dataset", "plans", "predict_from_raw_data_args")
 
@@ -95,10 +97,10 @@ def find_cases(
             ignored.append(path.name)
     if ignored:
         log.warning(
-            "warning: %s and %d more files are not called CASE_0000%s and are ignored",
-            ignored[0],
-            len(ignored) - 1,
+            "warning: not called CASE_0000%s, so not read: %s%s",
             ending,
+            ", ".join(ignored[:_SHOWN]),
+            ", ..." if len(ignored) > _SHOWN else "",
         )
     if not cases:
         words = ["-i", str(folder), "--for_model", str(model), "-o", "inputs"]

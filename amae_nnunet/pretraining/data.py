@@ -100,6 +100,9 @@ def cut(
         patch_size: voxels (z, y, x).
         num_contrasts: C, of the model.
         flip: axes of (z, y, x) along which the part is turned round.
+
+    Raises:
+        InputError: the study cannot be read.
     """
     data = study.images()
     inside, place = [], []  # the same voxels, in the study and in the part
@@ -112,7 +115,10 @@ def cut(
     flipped = np.flip(images, tuple(axis + 1 for axis in flip))
     present = np.zeros(num_contrasts, dtype=bool)
     for channel, row in zip(study.channels, study.contrasts, strict=True):
-        flipped[row][tuple(place)] = data[(channel, *inside)]
+        try:
+            flipped[row][tuple(place)] = data[(channel, *inside)]
+        except RuntimeError as error:  # blosc2's
+            raise study.damaged(error) from None
         present[row] = nonzero_channels(images[None, row])[0]
     if not present.any():
         present[list(study.contrasts)] = True

@@ -7,29 +7,15 @@ the next one writes over.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from amae_nnunet.errors import AMAEError
+from amae_nnunet.errors import CannotWrite
 
 _TORCH_WRITER = "inline_container"  # in torch's message when it cannot write, a RuntimeError
-
-
-class CannotWrite(AMAEError):
-    """A file cannot be written, as on a full disk; what was there before is as it was.
-
-    Args:
-        what: which file, and why.
-        again: how to go on when there is room.
-    """
-
-    def __init__(self, what: str, again: str = "run it again") -> None:
-        super().__init__(f"{what}: make room and {again}; what was saved before is intact")
-        self.what = what
 
 
 @contextmanager
@@ -54,8 +40,6 @@ def durable_file(path: Path, keep: Path | None = None) -> Iterator[Path]:
     except (OSError, RuntimeError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and _TORCH_WRITER not in str(error):
             raise
-        free = shutil.disk_usage(path.parent).free
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise CannotWrite(f"cannot write {path} ({reason}; {free / 1e6:.0f} MB free)") from None
+        raise CannotWrite.of(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -226,7 +226,10 @@ def results_folder(dataset: PreprocessedDataset, fold: str) -> Path:
 def _state_in(folder: Path, resume: bool) -> SavedState | None:
     """The state to continue from, if that is wanted; else there must be none."""
     if resume:
-        return find_state(folder)
+        state = find_state(folder)
+        if state is None:
+            log.info("%s holds nothing to continue: a new run begins", folder)
+        return state
     check_unused(folder)
     return None
 

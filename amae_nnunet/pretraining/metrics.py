@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amae_nnunet.errors import InputError
+from amae_nnunet.parse import parse_json
 from amae_nnunet.pretraining.files import durable_file
 from amae_nnunet.pretraining.skill import skill_row
 
@@ -121,8 +123,20 @@ def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_rows(folder: Path, epochs: int) -> list[dict[str, Any]]:
-    """The lines of the first ``epochs`` epochs; later ones will be made again."""
+    """The lines of the first ``epochs`` epochs; later ones will be made again.
+
+    Raises:
+        InputError: a line of these cannot be read.
+    """
     path = folder / METRICS_NAME
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines]
-    return [row for row in rows if row["epoch"] < epochs]
+    rows = []
+    for number, line in enumerate(lines[:epochs], 1):
+        try:
+            rows.append(parse_json(line))
+        except ValueError:
+            raise InputError(
+                f"{path}: line {number} is damaged: repair it, or delete the file, which only "
+                "shows how the run went, and continue with --c"
+            ) from None
+    return rows

@@ -1,6 +1,6 @@
-"""What a user is told when the disk is full, or a process that reads studies dies.
+"""What a user is told when the disk is full, a study damaged, or a process that reads them dies.
 
-Both are no fault of the code, so they are one line each, which says how to go on. Not in the paper.
+None is a fault of the code, so they are one line each, which says how to go on. Not in the paper.
 """
 
 from __future__ import annotations
@@ -11,24 +11,27 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from amae_nnunet.errors import AMAEError
-from amae_nnunet.pretraining.files import CannotWrite
+from amae_nnunet.errors import AMAEError, CannotWrite, InputError
 
 
 @contextmanager
 def in_one_line(again: str) -> Iterator[None]:
-    """A context, or a decorator, that turns either mishap into one line.
+    """A context, or a decorator, that turns each of these mishaps into one line.
 
     Args:
         again: how to go on, as in ``continue with --c``.
 
     Raises:
+        InputError: a study cannot be read.
         AMAEError: a file cannot be written, or a process that reads studies died or hangs.
     """
     try:
         yield
     except CannotWrite as error:
         raise CannotWrite(error.what, again) from None
+    except InputError as error:  # torch puts the traceback of a reading process before it
+        _end_readers()
+        raise InputError(error.args[0].rpartition("InputError: ")[2].strip()) from None
     except (RuntimeError, ConnectionError, EOFError) as error:
         if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
             raise
@@ -36,13 +39,19 @@ def in_one_line(again: str) -> Iterator[None]:
         what = "died, perhaps out of memory"
         if "timed out" in str(error):
             what = "hangs (is the disk, or /tmp, full or gone?)"
-            for process in multiprocessing.active_children():
-                process.kill()  # it ignores what torch sends, and the command would wait for it
-                process.join()
+            _end_readers()
         raise AMAEError(
             f"a process that reads studies {what}: {again}, with fewer of them (export "
             "nnUNet_n_proc_DA=2)"
         ) from None
+
+
+def _end_readers() -> None:
+    """End the reading processes, which ignore what torch sends: the command would wait for them."""
+    _hear_no_more()
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
 
 
 def _hear_no_more() -> None:

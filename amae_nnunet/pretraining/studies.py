@@ -15,14 +15,15 @@ from typing import Any
 
 import blosc2
 
-from amae_nnunet.errors import ConfigError
+from amae_nnunet.errors import ConfigError, ContrastError, InputError
+from amae_nnunet.intact import said
 from amae_nnunet.plans.preprocessed import (
     PreprocessedDataset,
     case_reader,
     check_cases,
     dataset_name,
 )
-from amae_nnunet.plans.unlabeled import preprocess_unlabeled
+from amae_nnunet.plans.unlabeled import preprocess_unlabeled, unlabeled_contrasts
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +52,26 @@ class Study:
         return f"{self.dataset}/{self.case}"
 
     def images(self) -> Any:
-        """The images (channels, Z, Y, X); from a ``.b2nd`` only what is sliced is read."""
+        """The images (channels, Z, Y, X); from a ``.b2nd`` only what is sliced is read.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
         path = self.folder / f"{self.case}.b2nd"
-        if path.exists():
-            return blosc2.open(str(path), mode="r", dparams={"nthreads": 1}, mmap_mode="r")
-        return case_reader(self.folder)(str(self.folder), [self.case]).load_case(self.case)[0]
+        try:
+            if path.exists():
+                return blosc2.open(str(path), mode="r", dparams={"nthreads": 1}, mmap_mode="r")
+            return case_reader(self.folder)(str(self.folder), [self.case]).load_case(self.case)[0]
+        except Exception as error:  # whatever nnU-Net and blosc2 raise
+            raise self.damaged(error) from None
+
+    def damaged(self, error: BaseException) -> InputError:
+        """What to raise where its file cannot be read."""
+        return InputError(
+            f"study {self.name}: its file in {self.folder} is damaged or gone "
+            f"({said(error, self.folder)}): preprocess the data set again (of an unlabelled one "
+            "delete the file, and this command preprocesses the case)"
+        )
 
 
 def labelled_studies(dataset: PreprocessedDataset, cases: Sequence[str]) -> list[Study]:
@@ -70,6 +86,24 @@ def labelled_studies(dataset: PreprocessedDataset, cases: Sequence[str]) -> list
         channels = tuple(channel for channel, flag in enumerate(present[case]) if flag)
         studies.append(Study(dataset.name, case, dataset.data_folder, channels, channels))
     return studies
+
+
+def _all_contrasts(dataset: PreprocessedDataset, unlabeled: Sequence[str]) -> tuple[str, ...]:
+    """The contrasts of the labelled data set and those that unlabelled ones add.
+
+    Raises:
+        ContrastError: two differ in upper case alone.
+    """
+    known = {name.casefold(): (name, dataset.name) for name in dataset.block.contrasts}
+    for other in unlabeled:
+        for name in unlabeled_contrasts(other):
+            same, where = known.setdefault(name.casefold(), (name, other))
+            if same != name:
+                raise ContrastError(
+                    f"{other} has a contrast {name} where {where} has {same}: give both the same "
+                    f"name in dataset.json (and contrasts.json) of {other} in nnUNet_raw"
+                )
+    return tuple(name for name, _ in known.values())
 
 
 def gather_studies(
@@ -88,6 +122,7 @@ def gather_studies(
 
     Raises:
         InputError: a case is not what the contrast record says.
+        ContrastError: two data sets write one contrast in two ways.
         ConfigError: a data set is given twice.
     """
     given = [dataset_name(name) for name in unlabeled]
@@ -95,10 +130,18 @@ def gather_studies(
         raise ConfigError(
             f"--unlabeled {' '.join(unlabeled)}: give each data set once, and not {dataset.name}"
         )
+    contrasts = _all_contrasts(dataset, given)
     studies = labelled_studies(dataset, dataset.training_cases(fold))
+    there, counted = len(dataset.cases()), dataset.dataset_json.get("numTraining", 0)
+    if there < counted:
+        log.warning(
+            "warning: %s holds %d cases where dataset.json counts %d: the others are left out "
+            "(nnUNetv2_preprocess makes them)",
+            dataset.data_folder,
+            there,
+            counted,
+        )
     others = [preprocess_unlabeled(dataset, name, processes) for name in given]
-    names = [*dataset.block.contrasts, *(name for other in others for name in other.contrasts)]
-    contrasts = tuple(dict.fromkeys(names))
     for other in others:
         for case, found in other.cases.items():
             rows = tuple(contrasts.index(name) for name in found)

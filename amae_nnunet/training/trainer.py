@@ -22,7 +22,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from amae_nnunet.errors import CheckpointError, ConfigError, ContrastError, UnsupportedError
-from amae_nnunet.folders import nnunet_folder
+from amae_nnunet.folders import dataset_number, nnunet_folder
 from amae_nnunet.networks.attention import has_flash
 from amae_nnunet.networks.checkpoint import file_sha256, read_checkpoint
 from amae_nnunet.networks.layer_decay import freeze_encoder, split_by_layer
@@ -209,6 +209,22 @@ class AMAETrainer(nnUNetTrainer):
             self._warn_of_seen_cases(validation.identifiers)
         return training, validation
 
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Stock, which draws the cases of a fold that no file lists by chance, not by patient."""
+        training, validation = super().do_split()
+        if validation and self.fold != "all" and self._is_drawn():
+            self.print_to_log_file(
+                f"warning: splits_final.json has no fold {self.fold}: its {len(validation)} "
+                "validation cases are drawn by chance, a patient may be on both sides, and "
+                "amae-nnunet-predict takes the fold with the others unless -f names those"
+            )
+        return training, validation
+
+    def _is_drawn(self) -> bool:
+        """Whether the split file has no such fold."""
+        path = Path(self.preprocessed_dataset_folder_base, "splits_final.json")
+        return int(self.fold) >= len(read_json(path, "nnU-Net writes it"))
+
     def _warn_of_seen_cases(self, validation: list[str]) -> None:
         """Say in one line if the pre-training saw cases that are to judge the result."""
         name = self.plans_manager.dataset_name
@@ -302,9 +318,9 @@ class AMAETrainer(nnUNetTrainer):
         own = "" if self.fold == "all" else f" (-f {self.fold}: without its validation cases)"
         raise CheckpointError(
             f"no pre-training checkpoint at {' or '.join(map(str, paths))}: run "
-            f"amae-nnunet-pretrain {name[7:10]} {self.configuration_name} -p {plans_name}{own}, or "
-            f"name one with amae-nnunet-configure --checkpoint, or train with -tr "
-            f"{type(self).__name__}NoPretraining"
+            f"amae-nnunet-pretrain {dataset_number(name)} {self.configuration_name} -p "
+            f"{plans_name}{own}, or name one with amae-nnunet-configure --checkpoint, or train "
+            f"with -tr {type(self).__name__}NoPretraining"
         )
 
 

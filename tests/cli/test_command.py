@@ -1,4 +1,5 @@
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,22 @@ def test_an_error_of_the_users_is_one_line_and_its_code(error, code, capsys):
     assert run(new_parser("tool", "does things"), body, []) == code
     assert capsys.readouterr().err.count("\n") == 1
     assert code in EXIT_CODES
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(capsys):
+    cleaned = []
+
+    def body(_args):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run(new_parser("tool", "does things"), body, []) == 143
+    assert capsys.readouterr().err == "tool: stopped by SIGTERM\n"
+    assert cleaned
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_an_unexpected_error_keeps_its_traceback():
@@ -57,20 +74,20 @@ def codes_in_help(command):
     [
         ("predict", {3, 4, 5, 6}),
         ("evaluate", {3, 4, 5}),
-        ("pretrain", {3, 5, 143}),
+        ("pretrain", {3, 5}),
         ("show", {3, 5}),
         ("phantom", set()),
     ],
 )
 def test_help_lists_the_exit_codes_of_its_own_command_only(command, more):
     found = codes_in_help(command)
-    assert set(found) == {0, 1, 2, 130, 141} | more
+    assert set(found) == {0, 1, 2, 130, 141, 143} | more
     assert found == {code: EXIT_CODES[code] for code in found}
 
 
 def test_the_doctor_explains_its_own_exit_codes():
     found = codes_in_help("doctor")
-    assert set(found) == {0, 1, 2, 3, 130, 141}
+    assert set(found) == {0, 1, 2, 3, 130, 141, 143}
     assert found[3] == "a check failed: its line says how to mend it"
 
 

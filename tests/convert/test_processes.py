@@ -201,7 +201,8 @@ from amae_nnunet.convert.target import Target
 from amae_nnunet.convert.template import load_template
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
+    for number in (signal.SIGINT, signal.SIGTERM):  # as the commands hear both
+        signal.signal(number, signal.default_int_handler)
     root = Path(sys.argv[1])
     template = load_template(str(root / "tiny.json"))
     acts = {case: "slow" for case in "abcd"}

@@ -56,7 +56,8 @@ def test_the_digest_follows_content_and_channel_order(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"colour": 1}, "the keys must be"),
+        ({"colour": 1}, "unknown key 'colour': known keys: accepts, contrasts"),
+        ({"requierd": []}, "unknown key 'requierd': did you mean required"),
         ({"name": "../x"}, "name '../x'"),
         ({"contrasts": {}}, "no contrast is named"),
         ({"contrasts": ["T1"]}, "contrasts must be an object"),
@@ -127,5 +128,8 @@ def test_no_template_names_the_known_ones(tmp_path):
     with pytest.raises(ConfigError, match="not valid JSON"):
         load_template(str(broken))
     broken.write_text(json.dumps([1]))
-    with pytest.raises(ConfigError, match="the keys must be"):
+    with pytest.raises(ConfigError, match="must be an object with the keys name, contrasts, label"):
+        load_template(str(broken))
+    broken.write_text(json.dumps({"name": "A"}))
+    with pytest.raises(ConfigError, match="it has no contrasts and no label: add that"):
         load_template(str(broken))

@@ -57,6 +57,55 @@ def test_a_record_that_is_not_true_is_found(nnunet, dataset):
         true.write(folder)
 
 
+def test_the_copy_of_a_record_is_written_only_where_it_changed(nnunet, dataset):
+    copy = nnunet / "preprocessed" / DATASET / "contrasts.json"
+    travel_record(DATASET)
+    before = copy.stat()
+    travel_record(DATASET)
+    assert copy.stat().st_ino == before.st_ino
+    text = copy.read_text()
+    copy.write_text(text.replace("train", "test", 1))
+    travel_record(DATASET)
+    assert copy.read_text() == text
+
+
+def cut_short(folder, case):
+    path = folder / f"{case}.b2nd"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def overwritten(folder, case):
+    path = folder / f"{case}.b2nd"
+    content = path.read_bytes()
+    path.write_bytes(content[:400] + b"x" * (len(content) - 800) + content[-400:])
+
+
+def emptied(folder, case):
+    (folder / f"{case}.b2nd").write_bytes(b"")
+
+
+def without_properties(folder, case):
+    (folder / f"{case}.pkl").write_bytes(b"")
+
+
+def without_segmentation(folder, case):
+    (folder / f"{case}_seg.b2nd").unlink()
+
+
+@pytest.mark.parametrize(
+    "damage", [cut_short, overwritten, emptied, without_properties, without_segmentation]
+)
+def test_a_damaged_preprocessed_case_is_named_in_one_line(dataset, tmp_path, damage):
+    opened = open_small()
+    folder = shutil.copytree(opened.data_folder, tmp_path / "data")
+    case = opened.cases()[1]
+    damage(folder, case)
+    message = f"case {case}: its files in {folder} are damaged, or not all there .*: run nnUNetv2_"
+    with pytest.raises(InputError, match=message) as said:
+        check_cases(opened.name, folder, opened.dataset_json, opened.cases(), print)
+    assert "\n" not in str(said.value)
+
+
 def test_a_data_set_without_a_record_is_known_by_its_zeros(nnunet, dataset):
     opened = open_small()
     raw, copy = nnunet / "raw" / DATASET, nnunet / "preprocessed" / DATASET

@@ -1,11 +1,16 @@
 """Unlabelled data sets through the real converter and nnU-Net's own preprocessor."""
 
 import concurrent.futures
+import dataclasses
 import json
 import logging
 import os
+import re
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -14,6 +19,7 @@ import torch
 from conftest import DATASET, MORE, ORDER
 from deadly import dies_on_two
 from schemas import check, lines
+from shell import small_disk
 
 from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.errors import ConfigError, InputError
@@ -88,6 +94,9 @@ def test_what_was_preprocessed_in_float32_is_kept_and_read(nnunet, done, more):
     DefaultPreprocessor(verbose=False).run_case_save(
         str(place), files, None, manager, manager.get_configuration("3d_fullres"), {}
     )
+    ledger = done.folder / "cases.jsonl"
+    older = re.sub(r'("more_003".*), "bytes": \[[^]]*\]', r"\1", ledger.read_text())
+    ledger.write_text(older)
     before = files_of(done.folder)
     assert preprocess_unlabeled(opened(), more, 1) == done
     assert files_of(done.folder) == before
@@ -142,13 +151,15 @@ def test_nothing_is_done_twice_and_a_changed_file_is_done_again(nnunet, more, do
 def test_what_an_interrupted_run_left_is_done_again(more, done):
     ledger = done.folder / "cases.jsonl"
     lines = [line for line in ledger.read_text().splitlines() if "more_004" not in line]
-    ledger.write_text("\n".join(lines) + '\n{"case": "more_004", "ke')
+    ledger.write_text("\0\0\n[]\n" + "\n".join(lines) + '\n{"case": "more_004", "ke')
     (done.folder / "more_004.b2nd").write_bytes(b"half")
+    (done.folder / "more_000.b2nd").write_bytes(b"half")  # though its line says that it is done
     (done.folder / ".tmp" / "more_004").mkdir(parents=True)
     (done.folder / "more_001.pkl").unlink()
     assert preprocess_unlabeled(opened(), more, 2) == done
     assert not (done.folder / ".tmp").exists()
-    assert (done.folder / "more_004.b2nd").stat().st_size > 1000
+    for case in ("more_000", "more_004"):
+        assert (done.folder / f"{case}.b2nd").stat().st_size > 1000
     assert (done.folder / "more_001.pkl").exists()
     before = files_of(done.folder)
     assert preprocess_unlabeled(opened(), more, 2) == done
@@ -183,6 +194,61 @@ def test_bad_cases_are_named_and_the_others_go_on(nnunet, more, done, caplog):
             (raw / f"{case}_000{channel}.nii.gz").write_bytes(b"no image")
     with pytest.raises(InputError, match="none of the 6 cases"):
         preprocess_unlabeled(opened(), name, 1)
+
+
+def test_a_full_disk_is_no_fault_of_a_case(nnunet, more, done, tmp_path):
+    """Nothing is trained on the cases for which there was room; with room all are done."""
+    name = "Dataset943_Full"
+    shutil.copytree(nnunet / "raw" / MORE, nnunet / "raw" / name)
+    folder = done.folder.parent / name
+    folder.mkdir()
+    tool = Path(sys.executable).parent / "amae-nnunet-pretrain"
+    words = ["950", "tiny", "-p", "AMAEPlans", "--unlabeled", name, "-np", "1", "-device", "cpu"]
+    result = subprocess.run(
+        [*small_disk(64, folder), tool, *words, "--estimate"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = result.stderr.splitlines()[-1]
+    assert result.returncode == 1, result.stderr
+    in_a_case = r"cannot write .*more_00\d.b2nd \(.* MB free\): make room and run it again"
+    beside = r"No space left on device: make room, and run again"
+    assert re.search(f"error: ({in_a_case}|{beside})", last)
+    assert "Traceback" not in result.stderr
+    assert len(preprocess_unlabeled(opened(), name, 1).cases) == 5
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("channel_names", {"0": "FLAIR", "1": "trace", "2": "ADC"},
+         "has a contrast trace where Dataset950_Small has TRACE: give both the same name"),
+        ("channel_names", {}, "dataset.json has no channel_names: add it"),
+        ("file_ending", "", "dataset.json has no file_ending: add it"),
+    ],
+)  # fmt: skip
+def test_a_description_that_cannot_be_meant_is_refused_before_any_work(
+    nnunet, more, key, value, message
+):
+    raw = shutil.copytree(nnunet / "raw" / MORE, nnunet / "raw" / "Dataset944_Described")
+    try:
+        described = json.loads((raw / "dataset.json").read_text())
+        (raw / "dataset.json").write_text(json.dumps({**described, key: value}))
+        with pytest.raises(InputError, match=message):
+            gather_studies(opened(), "all", ["944"], 1)
+        assert not list((nnunet / "preprocessed").rglob(raw.name))
+    finally:
+        shutil.rmtree(raw)
+
+
+def test_labelled_cases_that_are_not_preprocessed_are_missed(more, caplog):
+    described = {**opened().dataset_json, "numTraining": 9}
+    gather_studies(dataclasses.replace(opened(), dataset_json=described))
+    assert "holds 6 cases where dataset.json counts 9: the others are left out" in caplog.text
+    caplog.clear()
+    gather_studies(opened())
+    assert "left out" not in caplog.text
 
 
 def test_a_case_that_kills_its_process_does_not_stop_the_others(nnunet, more, done, monkeypatch):

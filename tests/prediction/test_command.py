@@ -90,7 +90,10 @@ def test_a_killed_run_leaves_no_half_file_and_goes_on(place, names, tmp_path):
         (["-m", "x", "-num_parts", "2", "-part_id", "2"], "-part_id 2: give 0 to 1"),
         (["-m", "x", "-npp", "-1"], "-npp and -nps: give 0"),
         (["-m", "x", "-o", "in"], "-o is the input folder"),
-        (["-m", "x"], "has no fold_0/checkpoint_final.pth: give -m, or -d"),
+        (
+            ["-m", "x"],
+            "has no fold_0/checkpoint_final.pth: train it with nnUNetv2_train",
+        ),
     ],
 )
 def test_wrong_arguments_are_one_line_and_exit_2(words, message, capsys, tmp_path, monkeypatch):

@@ -140,7 +140,7 @@ def test_bad_cases_stop_no_other_one_and_leave_nothing(place, names, model, tmp_
         "case changed failed: changed_0000.nii.gz is damaged (CRC check failed",
         "case size failed: its images differ in size or spacing",
         "case zero failed: all its images are zero",
-        "T1.nii.gz and 0 more files are not called CASE_0000.nii.gz and are ignored",
+        "not called CASE_0000.nii.gz, so not read: T1.nii.gz",
     ):
         assert line in caplog.text
     assert all(len(record.getMessage().splitlines()) == 1 for record in caplog.records)
@@ -256,10 +256,17 @@ def test_inputs_that_cannot_be_are_refused_at_once(place, tmp_path):
 
 
 @pytest.mark.parametrize(("folds", "checkpoint"), [(["4"], "checkpoint_final.pth"),
-                                                   ([], "checkpoint_best.pth")])  # fmt: skip
-def test_a_model_that_is_not_there_is_named(place, folds, checkpoint):
-    with pytest.raises(ConfigError, match=rf"has no fold_[04]/{checkpoint}: give -m, or -d"):
+                                                   ([], "checkpoint_bost.pth")])  # fmt: skip
+def test_of_a_model_that_is_not_there_it_is_said_what_is(place, tmp_path, folds, checkpoint):
+    there = r"there are fold_0/checkpoint_\w+\.pth, .* \(see -f and -chk\)"
+    with pytest.raises(ConfigError, match=rf"has no fold_[04]/{checkpoint}: {there}"):
         TrainedModel.open(place.model, folds, checkpoint, CPU)
+    wrong = place.model.with_name(place.model.name.replace("AMAETrainer", "AMAETrainr"))
+    there = rf"there are .*{place.model.name}.* \(see -tr, -p and -c\)"
+    with pytest.raises(ConfigError, match=rf"{wrong.name} has no fold_[04]/{checkpoint}: {there}"):
+        TrainedModel.open(wrong, folds, checkpoint, CPU)
+    with pytest.raises(ConfigError, match=rf"no fold_[04]/{checkpoint}: train it with nnUNetv2_"):
+        TrainedModel.open(tmp_path, folds, checkpoint, CPU)
 
 
 def test_a_model_of_all_cases_wants_f_all(place, tmp_path):

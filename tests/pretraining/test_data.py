@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from amae_nnunet.errors import AMAEError
+from amae_nnunet.errors import AMAEError, InputError
 from amae_nnunet.plans.preprocessed import PreprocessedDataset, travel_record
 from amae_nnunet.pretraining import data
 from amae_nnunet.pretraining.data import RandomCrops, collate, crop_loader, cut
@@ -91,6 +91,24 @@ def test_a_worker_that_hangs_ends_the_run(opened, tmp_path, monkeypatch):
     with pytest.raises(AMAEError, match=wanted), in_one_line(CONTINUE):
         list(crop_loader(crops, [[0, 1]], num_workers=1, pin_memory=False))
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("left", [0, 400])
+def test_a_damaged_study_is_named_in_one_line(opened, tmp_path, num_workers, left):
+    study = crops_of(opened).studies[0]
+    content = bytearray((study.folder / f"{study.case}.b2nd").read_bytes())
+    content[left : len(content) - left] = b"x" * (len(content) - 2 * left)  # the header, or data
+    (tmp_path / "case.b2nd").write_bytes(content)
+    crops = RandomCrops([Study("Dataset9_A", "case", tmp_path, (0,), (0,))], 1, (4, 4, 4), seed=0)
+    with pytest.raises(InputError) as said, in_one_line(CONTINUE):
+        list(crop_loader(crops, [[0, 1]], num_workers=num_workers, pin_memory=False))
+    assert multiprocessing.active_children() == []
+    assert re.fullmatch(
+        rf"study Dataset9_A/case: its file in {tmp_path} is damaged or gone \(.*\): preprocess the "
+        r"data set again \(of an unlabelled one delete the file, .*\)",
+        said.value.args[0],
+    )
 
 
 def test_each_pass_shows_each_study_once_in_another_order(opened):

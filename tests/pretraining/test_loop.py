@@ -69,6 +69,27 @@ def test_results_are_never_overwritten_silently(nnunet, pretrained, capsys):
     assert pretrained.read_bytes() == before
 
 
+def test_a_new_run_says_that_there_was_nothing_to_continue(nnunet, dataset, caplog):
+    name = configured("nothing", "pretraining.num_epochs=1")
+    assert run(name, "--c") == 0
+    assert f"{folder_of(nnunet, name)} holds nothing to continue: a new run begins" in caplog.text
+
+
+def test_damaged_metrics_are_named_and_the_run_continues_without(nnunet, pretrained, capsys):
+    name = configured("damaged", "pretraining.num_epochs=3")
+    folder = shutil.copytree(pretrained.parent, folder_of(nnunet, name))
+    (folder / pretrained.name).unlink()
+    path = folder / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"epoch": 2, "lo')  # of an epoch that is made again
+    first, _, rest = path.read_text().partition("\n")
+    path.write_text(f"{first[:9]}\n{rest}")
+    assert run(name, "--c") == 3
+    assert f"{path}: line 1 is damaged: repair it, or delete" in capsys.readouterr().err
+    path.write_text(f"{first}\n{rest}")
+    assert run(name, "--c") == 0
+    assert [row["epoch"] for row in lines(folder)] == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

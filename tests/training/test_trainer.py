@@ -472,3 +472,12 @@ def test_a_validation_case_that_the_pretraining_saw_is_one_line(make, nnunet, fo
     if warns:
         assert "saw 2 of the 2 validation cases of fold 0" in lines[0]
         assert "pre-train with -f 0" in lines[0]
+
+
+def test_a_fold_that_is_drawn_by_chance_is_told(make):
+    for fold, told in ((0, False), (7, True)):
+        trainer = make(fold=fold)
+        trainer.initialize()
+        trainer.do_split()
+        text = "warning: splits_final.json has no fold 7: its 2 validation cases are drawn"
+        assert (text in Path(trainer.log_file).read_text()) == told
