@@ -6,7 +6,7 @@ A run is killed, or its disk is full, at any moment; what it had written before 
 from __future__ import annotations
 
 import os
-import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +16,8 @@ from pathlib import Path
 def whole_file(path: Path, mode: int = 0o666) -> Iterator[Path]:
     """Give an empty file to write to; at the end it becomes ``path``.
 
-    No other process has its name, on whatever machine, and it ends as ``path`` does, since
-    libraries choose a format by that.
+    No other process has its name, on whatever machine (containers of a cluster share numbers of
+    processes), and it ends as ``path`` does, since libraries choose a format by that.
 
     Args:
         path: the file that is wanted.
@@ -26,8 +26,9 @@ def whole_file(path: Path, mode: int = 0o666) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written; what was there before is as it was.
     """
-    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    temporary = path.with_name(f".{socket.gethostname()}.{os.getpid()}.{path.name}")
     try:
+        temporary.unlink(missing_ok=True)  # of one that was killed
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
         yield temporary
         temporary.replace(path)

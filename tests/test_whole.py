@@ -1,5 +1,7 @@
 """Files that are whole or not there."""
 
+import socket
+
 import pytest
 
 from amae_nnunet.whole import whole_file, write_whole
@@ -22,8 +24,9 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_two_that_write_one_file_do_not_meet_even_if_their_numbers_are_the_same(tmp_path):
-    path = tmp_path / "a.png"
+def test_two_machines_that_write_one_file_do_not_meet(tmp_path, monkeypatch):
+    path, names = tmp_path / "a.png", iter(("node-1", "node-2"))
+    monkeypatch.setattr(socket, "gethostname", lambda: next(names))
     with whole_file(path) as first, whole_file(path) as second:
         assert first != second
         assert first.suffix == second.suffix == ".png"
@@ -32,6 +35,17 @@ def test_two_that_write_one_file_do_not_meet_even_if_their_numbers_are_the_same(
         assert not path.exists()
     assert path.read_text() == "first"
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_what_a_killed_process_has_left_is_no_hindrance(tmp_path):
+    path = tmp_path / "a.json"
+    with whole_file(path) as temporary:
+        left = temporary
+    left.write_text("half")
+    write_whole(path, "whole", 0o600)
+    assert path.read_text() == "whole"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert not left.exists()
 
 
 def test_a_private_file_is_never_open_to_others(tmp_path):
