@@ -61,7 +61,8 @@ class CannotWrite(AMAEError):
     @classmethod
     def of(cls, path: Path, error: BaseException) -> CannotWrite:
         """What the system, or a library, says of a file that it could not write."""
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        said = str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or said.splitlines()[0]
         free = "its folder is gone"
         if path.parent.is_dir():
             free = f"{shutil.disk_usage(path.parent).free / 1e6:.0f} MB free"

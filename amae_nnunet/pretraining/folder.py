@@ -15,4 +15,7 @@ PREVIOUS_NAME = "checkpoint_previous.pth"
 def check_unused(folder: Path) -> None:
     """Raise ConfigError if a folder holds a pre-training, which a new one would overwrite."""
     if any((folder / name).exists() for name in (LATEST_NAME, PREVIOUS_NAME, CHECKPOINT_NAME)):
-        raise ConfigError(f"{folder} holds a pre-training: continue it with --c, or delete it")
+        raise ConfigError(
+            f"{folder} holds a pre-training: continue it with --c, or delete it, or "
+            "give what is to be new another --name with amae-nnunet-configure"
+        )

@@ -92,18 +92,22 @@ def _all_contrasts(dataset: PreprocessedDataset, unlabeled: Sequence[str]) -> tu
     """The contrasts of the labelled data set and those that unlabelled ones add.
 
     Raises:
-        ContrastError: two differ in upper case alone.
+        ContrastError: one that is added differs from another in upper case alone.
     """
-    known = {name.casefold(): (name, dataset.name) for name in dataset.block.contrasts}
+    contrasts = list(dataset.block.contrasts)
+    known = {name.casefold(): (name, dataset.name) for name in contrasts}
     for other in unlabeled:
         for name in unlabeled_contrasts(other):
+            if name in contrasts:
+                continue
             same, where = known.setdefault(name.casefold(), (name, other))
             if same != name:
                 raise ContrastError(
                     f"{other} has a contrast {name} where {where} has {same}: give both the same "
                     f"name in dataset.json (and contrasts.json) of {other} in nnUNet_raw"
                 )
-    return tuple(name for name, _ in known.values())
+            contrasts.append(name)
+    return tuple(contrasts)
 
 
 def gather_studies(
@@ -135,7 +139,7 @@ def gather_studies(
     there, counted = len(dataset.cases()), dataset.dataset_json.get("numTraining", 0)
     if there < counted:
         log.warning(
-            "warning: %s holds %d cases where dataset.json counts %d: the others are left out "
+            "warning: %s has %d of the %d cases of dataset.json: the others are left out "
             "(nnUNetv2_preprocess makes them)",
             dataset.data_folder,
             there,

@@ -245,7 +245,7 @@ def test_a_description_that_cannot_be_meant_is_refused_before_any_work(
 def test_labelled_cases_that_are_not_preprocessed_are_missed(more, caplog):
     described = {**opened().dataset_json, "numTraining": 9}
     gather_studies(dataclasses.replace(opened(), dataset_json=described))
-    assert "holds 6 cases where dataset.json counts 9: the others are left out" in caplog.text
+    assert "has 6 of the 9 cases of dataset.json: the others are left out" in caplog.text
     caplog.clear()
     gather_studies(opened())
     assert "left out" not in caplog.text
