@@ -10,14 +10,13 @@ plans. Imports no torch.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar, get_type_hints
 
 from amae_nnunet.contrasts import check_contrast_names
-from amae_nnunet.errors import ConfigError
+from amae_nnunet.errors import ConfigError, unknown_key
 
 Axes = tuple[int, int, int]
 
@@ -65,9 +64,7 @@ def from_settings(config: type[_Config], settings: Mapping[str, Any], **derived:
     known = [f.name for f in fields(config) if f.name not in derived]  # type: ignore[arg-type]
     for key, value in settings.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
-            raise ConfigError(f"unknown key {key!r}: {hint}")
+            raise unknown_key(key, known)
         if not _fits(value, hints[key]):
             kind = getattr(hints[key], "__name__", hints[key])
             raise ConfigError(f"{key}={value!r} is not of type {kind}")

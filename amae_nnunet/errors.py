@@ -5,7 +5,9 @@ Every message names what was found, where (case or file), and what to do next, i
 
 from __future__ import annotations
 
+import difflib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 EXIT_CODES = {
@@ -73,6 +75,13 @@ class ConfigError(AMAEError):
     """A configuration value or argument that cannot work."""
 
     exit_code = 2
+
+
+def unknown_key(key: str, known: Sequence[str]) -> ConfigError:
+    """What to raise for a key that nothing reads: it names the nearest that something does."""
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+    return ConfigError(f"unknown key {key!r}: {hint}")
 
 
 class UnsupportedError(ConfigError, NotImplementedError):

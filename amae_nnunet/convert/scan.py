@@ -117,7 +117,7 @@ def _doubts(absent: Sequence[str], unmatched: Sequence[str]) -> tuple[str, ...]:
     if not (absent and unmatched):
         return ()
     files = counted(len(unmatched), "file")
-    text = f"no {' and no '.join(absent)}, and {files} that match no pattern (--dry_run lists them)"
+    text = f"no {' and no '.join(absent)}, and no pattern fits {files} (--dry_run lists these)"
     return (warning("W_UNMATCHED", text),)
 
 

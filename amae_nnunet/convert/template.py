@@ -17,7 +17,6 @@ the label files into the template's. Not in the paper, which describes no conver
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from amae_nnunet.contrasts import check_contrast_names, check_required, missing_required
-from amae_nnunet.errors import ConfigError, ContrastError
+from amae_nnunet.errors import ConfigError, ContrastError, unknown_key
 from amae_nnunet.parse import parse_json
 
 _KEYS = {"name", "description", "contrasts", "accepts", "required", "label"}
@@ -142,9 +141,7 @@ def make_template(content: Any) -> Template:
     if not isinstance(content, dict):
         raise ConfigError(f"it must be an object with the keys {', '.join(_NEEDED)}")
     for key in sorted(set(content) - _KEYS):
-        near = difflib.get_close_matches(key, _KEYS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(_KEYS))}"
-        raise ConfigError(f"unknown key {key!r}: {hint}")
+        raise unknown_key(key, sorted(_KEYS))
     if lacking := [key for key in _NEEDED if key not in content]:
         raise ConfigError(f"it has no {' and no '.join(lacking)}: add that")
     name, contrasts, label = content["name"], content["contrasts"], content["label"]

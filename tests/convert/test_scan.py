@@ -35,7 +35,7 @@ def test_files_are_found_below_the_case_and_by_any_case(root, template):
     assert case.contrasts["T1CE"].paths == (root / "a" / "t1ce.nii",)
     assert (case.label, case.unmatched, case.code) == (None, ("other.nii.gz",), "")
     assert case.warnings == (
-        "W_UNMATCHED: no T1, and 1 file that match no pattern (--dry_run lists them)",
+        "W_UNMATCHED: no T1, and no pattern fits 1 file (--dry_run lists these)",
     )
     save(root / "a" / "T1.nii.gz", voxels())
     assert only(root, template).warnings == ()  # nothing is absent, and there may be other images

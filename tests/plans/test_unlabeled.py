@@ -198,7 +198,7 @@ def test_bad_cases_are_named_and_the_others_go_on(nnunet, more, done, caplog):
 
 def test_a_full_disk_is_no_fault_of_a_case(nnunet, more, done, tmp_path):
     """Nothing is trained on the cases for which there was room; with room all are done."""
-    name = "Dataset943_Full"
+    name = "Dataset947_Full"
     shutil.copytree(nnunet / "raw" / MORE, nnunet / "raw" / name)
     folder = done.folder.parent / name
     folder.mkdir()
@@ -229,12 +229,12 @@ def test_a_full_disk_is_no_fault_of_a_case(nnunet, more, done, tmp_path):
 def test_a_description_that_cannot_be_meant_is_refused_before_any_work(
     nnunet, more, key, value, message
 ):
-    raw = shutil.copytree(nnunet / "raw" / MORE, nnunet / "raw" / "Dataset944_Described")
+    raw = shutil.copytree(nnunet / "raw" / MORE, nnunet / "raw" / "Dataset948_Described")
     try:
         described = json.loads((raw / "dataset.json").read_text())
         (raw / "dataset.json").write_text(json.dumps({**described, key: value}))
         with pytest.raises(InputError, match=message):
-            gather_studies(opened(), "all", ["944"], 1)
+            gather_studies(opened(), "all", ["948"], 1)
         assert not list((nnunet / "preprocessed").rglob(raw.name))
     finally:
         shutil.rmtree(raw)
