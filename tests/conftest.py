@@ -134,6 +134,24 @@ def more(nnunet, dataset) -> str:
     return MORE
 
 
+@pytest.fixture
+def more_as(nnunet, more):
+    """Copies the unlabelled data set under another name; what is made of a copy ends with the test.
+
+    Else other tests, whichever come after it in this process, would find its cases.
+    """
+    names = []
+
+    def copy(name):
+        names.append(name)
+        return shutil.copytree(nnunet / "raw" / more, nnunet / "raw" / name)
+
+    yield copy
+    for name in names:
+        for folder in (nnunet / "raw" / name, *(nnunet / "preprocessed").rglob(name)):
+            shutil.rmtree(folder)
+
+
 @dataclass
 class Place:
     """The model, and a folder in which each of two cases has all three contrasts."""

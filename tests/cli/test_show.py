@@ -18,7 +18,7 @@ from shell import small_disk
 from amae_nnunet.cli import show
 from amae_nnunet.networks.checkpoint import load_mae, read_checkpoint, save_checkpoint
 from amae_nnunet.plans.preprocessed import PreprocessedDataset, travel_record
-from amae_nnunet.plans.unlabeled import preprocess_unlabeled, unlabeled_folder
+from amae_nnunet.plans.unlabeled import preprocess_unlabeled
 from amae_nnunet.pretraining.check import Finding
 from amae_nnunet.pretraining.pictures import axial_slice
 from amae_nnunet.pretraining.show import find_studies
@@ -228,15 +228,11 @@ def test_the_console_script_is_there():
 
 
 def test_cases_of_one_name_from_two_data_sets_are_not_written_over_each_other(
-    nnunet, more, run, capsys
+    more, more_as, run, capsys
 ):
     opened = PreprocessedDataset.open("950", "tiny", "AMAEPlans")
-    raw = shutil.copytree(nnunet / "raw" / more, nnunet / "raw" / "Dataset946_Twin")
-    try:
-        for name in (more, raw.name):
-            preprocess_unlabeled(opened, name, 1)
-        run(f"{more}/more_001", f"{raw.name}/more_001", code=2)
-        assert "several of the data sets have a case more_001" in capsys.readouterr().err
-    finally:
-        shutil.rmtree(unlabeled_folder(opened) / raw.name, ignore_errors=True)
-        shutil.rmtree(raw)
+    twin = more_as("Dataset946_Twin").name
+    for name in (more, twin):
+        preprocess_unlabeled(opened, name, 1)
+    run(f"{more}/more_001", f"{twin}/more_001", code=2)
+    assert "several of the data sets have a case more_001" in capsys.readouterr().err

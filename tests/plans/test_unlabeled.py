@@ -166,9 +166,9 @@ def test_what_an_interrupted_run_left_is_done_again(more, done):
     assert files_of(done.folder) == before
 
 
-def test_bad_cases_are_named_and_the_others_go_on(nnunet, more, done, caplog):
-    source, name = nnunet / "raw" / MORE, "Dataset941_Bad"
-    raw = shutil.copytree(source, nnunet / "raw" / name) / "imagesTr"
+def test_bad_cases_are_named_and_the_others_go_on(more_as, done, caplog):
+    name = "Dataset941_Bad"
+    raw = more_as(name) / "imagesTr"
     (raw / "more_000_0001.nii.gz").unlink()  # stock nnU-Net would read TRACE as T2
     (raw / "more_001_0000.nii.gz").write_bytes(b"no image")
     shutil.copy(raw / "more_003_0000.nii.gz", raw / "stray_0000.nii.gz")
@@ -196,10 +196,10 @@ def test_bad_cases_are_named_and_the_others_go_on(nnunet, more, done, caplog):
         preprocess_unlabeled(opened(), name, 1)
 
 
-def test_a_full_disk_is_no_fault_of_a_case(nnunet, more, done, tmp_path):
+def test_a_full_disk_is_no_fault_of_a_case(more_as, done):
     """Nothing is trained on the cases for which there was room; with room all are done."""
     name = "Dataset947_Full"
-    shutil.copytree(nnunet / "raw" / MORE, nnunet / "raw" / name)
+    more_as(name)
     folder = done.folder.parent / name
     folder.mkdir()
     tool = Path(sys.executable).parent / "amae-nnunet-pretrain"
@@ -227,17 +227,14 @@ def test_a_full_disk_is_no_fault_of_a_case(nnunet, more, done, tmp_path):
     ],
 )  # fmt: skip
 def test_a_description_that_cannot_be_meant_is_refused_before_any_work(
-    nnunet, more, key, value, message
+    nnunet, tiny_plans, more_as, key, value, message
 ):
-    raw = shutil.copytree(nnunet / "raw" / MORE, nnunet / "raw" / "Dataset948_Described")
-    try:
-        described = json.loads((raw / "dataset.json").read_text())
-        (raw / "dataset.json").write_text(json.dumps({**described, key: value}))
-        with pytest.raises(InputError, match=message):
-            gather_studies(opened(), "all", ["948"], 1)
-        assert not list((nnunet / "preprocessed").rglob(raw.name))
-    finally:
-        shutil.rmtree(raw)
+    raw = more_as("Dataset948_Described")
+    described = json.loads((raw / "dataset.json").read_text())
+    (raw / "dataset.json").write_text(json.dumps({**described, key: value}))
+    with pytest.raises(InputError, match=message):
+        gather_studies(opened(), "all", ["948"], 1)
+    assert not list((nnunet / "preprocessed").rglob(raw.name))
 
 
 def test_labelled_cases_that_are_not_preprocessed_are_missed(more, caplog):
@@ -249,9 +246,9 @@ def test_labelled_cases_that_are_not_preprocessed_are_missed(more, caplog):
     assert "left out" not in caplog.text
 
 
-def test_a_case_that_kills_its_process_does_not_stop_the_others(nnunet, more, done, monkeypatch):
+def test_a_case_that_kills_its_process_does_not_stop_the_others(more_as, done, monkeypatch):
     monkeypatch.setattr(unlabeled, "_preprocess", dies_on_two)
-    shutil.copytree(nnunet / "raw" / MORE, nnunet / "raw" / "Dataset942_Deadly")
+    more_as("Dataset942_Deadly")
     found = preprocess_unlabeled(opened(), "Dataset942_Deadly", 2)
     assert sorted(found.cases) == ["more_000", "more_001", "more_003", "more_004"]
     failure = json.loads((found.folder / "failures.jsonl").read_text())

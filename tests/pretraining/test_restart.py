@@ -229,11 +229,11 @@ def test_a_run_that_would_not_be_the_same_is_refused(nnunet, whole, capsys, word
 
 @pytest.mark.parametrize("words", [[], ["pretraining.slot_budget=4"]])
 def test_studies_that_came_since_are_left_out_and_the_run_continues_bit_by_bit(
-    nnunet, more, monkeypatch, caplog, capsys, words
+    nnunet, more_as, monkeypatch, caplog, capsys, words
 ):
     """An unlabelled case is repaired while the run is interrupted; then another one is gone."""
     number = 943 + len(words)
-    copied = shutil.copytree(nnunet / "raw" / more, nnunet / "raw" / f"Dataset{number}_Late")
+    copied = more_as(f"Dataset{number}_Late")
     broken, other = (copied / "imagesTr" / f"more_00{n}_0001.nii.gz" for n in (2, 4))
     aside = broken.rename(nnunet / broken.name)
     flags = ["--unlabeled", str(number), "-np", "1"]
@@ -253,8 +253,8 @@ def test_studies_that_came_since_are_left_out_and_the_run_continues_bit_by_bit(
     assert "was trained on 10 studies, of which 1 are gone" in capsys.readouterr().err
 
 
-def test_a_study_that_has_other_contrasts_by_now_is_told(nnunet, more, monkeypatch, caplog):
-    copied = shutil.copytree(nnunet / "raw" / more, nnunet / "raw" / "Dataset945_Other")
+def test_a_study_that_has_other_contrasts_by_now_is_told(nnunet, more_as, monkeypatch, caplog):
+    copied = more_as("Dataset945_Other")
     flags, name = ["--unlabeled", "945", "-np", "1"], configured("other", *WORDS)
     stopped_after(monkeypatch, name, 33, *flags)
     record = json.loads((copied / "contrasts.json").read_text())
