@@ -306,7 +306,8 @@ class PretrainingConfig:
         batch_size: studies of a batch, on all processes together; see slot_budget.
         slot_budget: above 0, a pass has as many studies as fill so many images, instead of
             batch_size. Not in the paper.
-        passes: parts of a batch, whose gradients add up. Not in the paper.
+        passes: parts of a batch, one after another, whose gradients add up (gradient
+            accumulation). Not in the paper.
         activation_checkpointing: less memory, a third more time. Not in the paper.
         lr: highest learning rate of AdamW. Not in the paper: its 1e-5 is for 5.7e6 steps.
         schedule: of the learning rate, "cosine" (after a warm-up over 5 % of the steps) or

@@ -116,6 +116,26 @@ def unlabeled_contrasts(name: str) -> tuple[str, ...]:
     return check_contrast_names(channel_contrasts(_described(name)))
 
 
+def raw_cases(name: str) -> list[str]:
+    """The cases of a raw data set, usable or not.
+
+    Raises:
+        InputError: it has none, or see ``unlabeled_contrasts``.
+    """
+    return list(_raw_files(nnunet_folder("nnUNet_raw") / name, _described(name)["file_ending"]))
+
+
+def _raw_files(raw: Path, ending: str) -> dict[str, dict[str, Path]]:
+    """The files of each case of a raw data set, by channel (``0000``)."""
+    files: dict[str, dict[str, Path]] = {}
+    for path in sorted((raw / "imagesTr").glob(f"*_[0-9][0-9][0-9][0-9]{ending}")):
+        case, _, channel = path.name.removesuffix(ending).rpartition("_")
+        files.setdefault(case, {})[channel] = path
+    if not files:
+        raise InputError(f"{raw / 'imagesTr'} holds no case: convert with --split unlabeled")
+    return files
+
+
 def preprocess_unlabeled(
     dataset: PreprocessedDataset, name: str, processes: int = 2
 ) -> UnlabeledDataset:
@@ -186,15 +206,9 @@ def _jobs(
     described: dict[str, Any],
 ) -> tuple[list[_Job], dict[str, str]]:
     """A job for each case whose files are all there, and a reason for each other case."""
-    ending = described["file_ending"]
+    files = _raw_files(raw, described["file_ending"])
     plans, configuration = _plan_for(dataset, contrasts)
     record = ContrastRecord.read(raw) if (raw / FILE_NAME).exists() else None
-    files: dict[str, dict[str, Path]] = {}
-    for path in sorted((raw / "imagesTr").glob(f"*_[0-9][0-9][0-9][0-9]{ending}")):
-        case, _, channel = path.name.removesuffix(ending).rpartition("_")
-        files.setdefault(case, {})[channel] = path
-    if not files:
-        raise InputError(f"{raw / 'imagesTr'} holds no case: convert with --split unlabeled")
     wanted = [f"{channel:04d}" for channel in range(len(contrasts))]
     jobs, failures = [], {}
     for case, channels in files.items():

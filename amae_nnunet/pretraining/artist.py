@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from amae_nnunet.errors import ConfigError
-from amae_nnunet.plans.preprocessed import PreprocessedDataset
+from amae_nnunet.plans.preprocessed import PreprocessedDataset, dataset_name
+from amae_nnunet.plans.unlabeled import raw_cases
 from amae_nnunet.pretraining.pictures import save_reconstruction
 from amae_nnunet.pretraining.progress import PROGRESS_NAME, save_progress
 from amae_nnunet.pretraining.rebuild import rebuild_middle
@@ -94,13 +95,38 @@ def _choose(
     if not names:
         ranked = sorted(candidates, key=lambda study: (-len(study.contrasts), study.name))
         return ranked[:NUM_STUDIES]
-    chosen = []
+    known = {study.name: study for study in everyone}
+    return [known[_meant(name, known)] for name in names]
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """The one ``DatasetXXX_Name/case`` that the user's ``case`` or ``DatasetXXX_Name/case`` is."""
+    found = [full for full in known if name in (full, full.partition("/")[2])]
+    if len(found) != 1:
+        raise ConfigError(
+            f"--pictures {name}: {len(found)} cases of this run have this name; write it as "
+            "DatasetXXX_Name/case"
+        )
+    return found[0]
+
+
+def check_names(
+    dataset: PreprocessedDataset, unlabeled: Sequence[str], names: Sequence[str]
+) -> None:
+    """Refuse a name that no case has, before preprocessing that may take days.
+
+    Args:
+        dataset: the labelled data set.
+        unlabeled: names or numbers of unlabelled data sets.
+        names: see ``Artist``.
+
+    Raises:
+        ConfigError: no case has one of the names, or several have.
+    """
+    if not names:
+        return
+    others = map(dataset_name, unlabeled)
+    cases = [(dataset.name, case) for case in dataset.cases()]
+    cases += [(other, case) for other in others for case in raw_cases(other)]
     for name in names:
-        found = [study for study in everyone if name in (study.case, study.name)]
-        if len(found) != 1:
-            raise ConfigError(
-                f"--pictures {name}: {len(found)} cases of this run have this name; write it as "
-                "DatasetXXX_Name/case"
-            )
-        chosen += found
-    return chosen
+        _meant(name, [f"{folder}/{case}" for folder, case in cases])

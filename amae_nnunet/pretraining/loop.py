@@ -36,7 +36,7 @@ from amae_nnunet.plans.preprocessed import (
     PreprocessedDataset,
     pretraining_folder,
 )
-from amae_nnunet.pretraining.artist import Artist
+from amae_nnunet.pretraining.artist import Artist, check_names
 from amae_nnunet.pretraining.batches import Batches, count_passes
 from amae_nnunet.pretraining.data import RandomCrops, crop_loader
 from amae_nnunet.pretraining.files import durable_file
@@ -253,6 +253,7 @@ def pretrain(dataset: PreprocessedDataset, options: Options, resume: bool = Fals
     folder = results_folder(dataset, options.fold)
     with ExitStack() as stack:
         saved = options.ranks.from_first(lambda: _state_in(folder, resume))
+        options.ranks.from_first(lambda: check_names(dataset, options.unlabeled, options.pictures))
         run, studies, batches = prepare(dataset, options, saved)
         options.ranks.from_first(lambda: stack.enter_context(_owned(folder, new=saved is None)))
         if saved:
