@@ -17,6 +17,7 @@ Not in the paper, which does not say how it recorded what each study had.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -92,7 +93,7 @@ class ContrastMatch:
         """Match the contrasts of a data set with those that a checkpoint knows.
 
         Raises:
-            CheckpointError: no name is the same.
+            CheckpointError: no name is the same, or two differ in upper case alone.
         """
         shared = tuple(name for name in contrasts if name in known)
         if not shared:
@@ -102,7 +103,15 @@ class ContrastMatch:
                 "checkpoint's names in the template, or pre-train on studies of these"
             )
         new = tuple(name for name in contrasts if name not in known)
-        return cls(shared, new, tuple(name for name in known if name not in contrasts))
+        unused = tuple(name for name in known if name not in contrasts)
+        for name, other in itertools.product(new, unused):
+            if name.casefold() == other.casefold():
+                raise CheckpointError(
+                    f"the checkpoint has a contrast {other} where the data set has {name}: name it "
+                    f"{other} in dataset.json and contrasts.json, in nnUNet_raw and "
+                    "nnUNet_preprocessed"
+                )
+        return cls(shared, new, unused)
 
     def __str__(self) -> str:
         parts = [f"{', '.join(self.shared)} from the checkpoint"]

@@ -243,13 +243,22 @@ def test_a_checkpoint_may_know_other_contrasts_and_tokens(
     assert (values.layer_decay, values.warmup_epochs) == (0.75, 5)
 
 
-def test_a_checkpoint_with_no_contrast_of_the_data_set_is_refused(
-    nnunet, dataset, tmp_path, capsys
+@pytest.mark.parametrize(
+    ("contrasts", "message"),
+    [
+        (
+            ("adc", "FLAIR"),
+            "knows adc, FLAIR and the data set has ADC, TRACE, T2: no name is the same",
+        ),
+        (("T2", "Trace"), "has a contrast Trace where the data set has TRACE: name it Trace"),
+    ],
+)
+def test_a_checkpoint_of_other_contrasts_is_refused(
+    nnunet, dataset, tmp_path, capsys, contrasts, message
 ):
-    path = foreign(tmp_path, contrasts=("adc", "FLAIR"))
+    path = foreign(tmp_path, contrasts=contrasts)
     assert main(["950", "3d_fullres", "-o", "BadPlans", "--checkpoint", path]) == 5
-    error = capsys.readouterr().err
-    assert "knows adc, FLAIR and the data set has ADC, TRACE, T2: no name is the same" in error
+    assert message in capsys.readouterr().err
     assert not (nnunet / "preprocessed" / DATASET / "BadPlans.json").exists()
 
 
