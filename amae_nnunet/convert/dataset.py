@@ -87,7 +87,8 @@ def convert(
 
     Raises:
         InputError: no case could be used.
-        ConfigError: the target does not fit, its disk is full, or the cluster cannot be used.
+        ConfigError: the target does not fit, or the cluster cannot be used.
+        CannotWrite: its disk is full.
     """
     options = options or Options()
     with opened(target, template, cases, part) as output:

@@ -33,7 +33,7 @@ from amae_nnunet.convert.subjects import mark_shared
 from amae_nnunet.convert.target import LAYOUT, Target
 from amae_nnunet.convert.template import Template
 from amae_nnunet.convert.worker import DISK_FULL, Converted
-from amae_nnunet.errors import ConfigError
+from amae_nnunet.errors import CannotWrite, ConfigError
 from amae_nnunet.lock import locked
 
 LEDGER = "cases.jsonl"
@@ -59,7 +59,8 @@ def opened(
 
     Raises:
         ConfigError: the folder is not ours, is in use by another run, is of other contrasts,
-            labels or splits, its cases are named another way, or its disk is full.
+            labels or splits, or its cases are named another way.
+        CannotWrite: its disk is full.
         InputError: its ledger or record cannot be read.
     """
     _check_folder(target)
@@ -396,6 +397,4 @@ def _full_disk_explained(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        raise ConfigError(
-            f"the disk of {folder} is full: free some space and run again, what is done is kept"
-        ) from None
+        raise CannotWrite.of(folder, error) from None

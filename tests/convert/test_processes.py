@@ -23,7 +23,7 @@ from amae_nnunet.convert.source import NiftiFile, RawCase
 from amae_nnunet.convert.target import Target
 from amae_nnunet.convert.template import load_template
 from amae_nnunet.convert.worker import Converted, Failure
-from amae_nnunet.errors import ConfigError
+from amae_nnunet.errors import CannotWrite, ConfigError
 
 pytestmark = pytest.mark.slow  # processes, or real work for half a minute
 
@@ -178,7 +178,8 @@ def test_a_full_disk_stops_the_run_and_leaves_nothing_half(
     cases, template, tmp_path, small_disk, ways
 ):
     target = Target(small_disk / DATASET, "train", DATASET)
-    with pytest.raises(ConfigError, match=r"disk of .*Dataset001_Tiny is full: free some space"):
+    message = r"cannot write .*Dataset001_Tiny \(No space left .*\): make room and run it again"
+    with pytest.raises(CannotWrite, match=message):
         convert(cases, template, target, **ways)
     subprocess.run(["mount", "-o", "remount,size=80M", str(small_disk)], check=True)
     summary = convert(cases, template, target, **ways)
