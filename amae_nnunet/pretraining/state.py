@@ -191,7 +191,13 @@ def _identity(run: Run) -> dict[str, Any]:
         "model": dataclasses.asdict(run.model.config),
         "seen": run.seen.to_json(),
         "images": run.images,
-        "order": {**batch, "iterations": run.iterations, "seed": run.config.seed},
+        "order": {
+            **batch,
+            "iterations": run.iterations,
+            "seed": config.seed,
+            "mask_ratio": config.mask_ratio,
+            "whole_contrast_prob": config.whole_contrast_prob,
+        },
     }
 
 
@@ -203,14 +209,14 @@ def _check_identity(saved: SavedState, run: Run) -> None:
             "of --unlabeled), or delete the folder to start anew"
         )
     for key, value in _identity(run)["order"].items():
-        before = theirs["order"].get(key)
+        before = theirs["order"].get(key, value)  # states of old do not tell
         if before != value:
             raise CheckpointError(
                 f"{path} was trained with {key} {before}, the plans now say {value}: "
                 "undo the change, or delete the folder to start anew"
             )
     for name, count in run.images.items():
-        before = theirs.get("images", {}).get(name, count)  # states of old do not tell
+        before = theirs.get("images", {}).get(name, count)
         if before != count:
             log.warning(
                 "warning: %d studies had %s when this run began, and %d have now: the run goes on "

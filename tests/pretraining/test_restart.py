@@ -217,6 +217,8 @@ def test_two_damaged_states_are_refused(nnunet, whole, tmp_path, capsys):
             "with iterations 20, the plans now say 41",
         ),
         (["seed=1"], [], "was trained with seed 0, the plans now say 1"),
+        (["mask_ratio=0.5"], [], "with mask_ratio 0.7, the plans now say 0.5"),
+        (["whole_contrast_prob=0.1"], [], "with whole_contrast_prob 0.3, the plans now say 0.1"),
     ],
 )
 def test_a_run_that_would_not_be_the_same_is_refused(nnunet, whole, capsys, words, flags, message):
