@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from amae_nnunet.networks.send import send
+
 try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # torch before 2.10
@@ -56,8 +58,7 @@ class Segments(NamedTuple):
 
     def to(self, device: torch.device) -> Segments:
         """The same on another device."""
-        cu_seqlens = self.cu_seqlens.pin_memory() if device.type == "cuda" else self.cu_seqlens
-        return Segments(cu_seqlens.to(device, non_blocking=True), self.max_seqlen)
+        return Segments(send(self.cu_seqlens, device), self.max_seqlen)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -50,11 +50,11 @@ class MAEOutput:
 class AdaptiveMAE(nn.Module):
     """Encoder and decoder for self pre-training on any subset of contrasts."""
 
-    def __init__(self, config: ModelConfig, recompute: bool = False) -> None:
+    def __init__(self, config: ModelConfig, activation_checkpointing: bool = False) -> None:
         super().__init__()
         self.config = config
         width = config.decoder_embed_dim
-        self.encoder = AdaptiveViT(config, recompute)
+        self.encoder = AdaptiveViT(config, activation_checkpointing)
         self.decoder_embed = nn.Linear(config.embed_dim, width)
         self.mask_token = nn.Parameter(torch.empty(width).normal_(std=0.02))
         self.decoder_pos_embed = PositionEmbedding(
@@ -63,7 +63,7 @@ class AdaptiveMAE(nn.Module):
         self.decoder_contrast_embed = nn.Embedding(config.num_contrasts, width)
         nn.init.normal_(self.decoder_contrast_embed.weight, std=0.02)
         self.decoder_blocks = nn.ModuleList(
-            Block(width, config.decoder_heads, config.mlp_ratio, recompute)
+            Block(width, config.decoder_heads, config.mlp_ratio, activation_checkpointing)
             for _ in range(config.decoder_depth)
         )
         self.decoder_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)

@@ -15,6 +15,7 @@ the decoder mask tokens stand in for all L. Only with that option do shapes vary
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from torch import Tensor
 from amae_nnunet.config import ModelConfig
 from amae_nnunet.networks.attention import Segments
 from amae_nnunet.networks.masking import Slots
+from amae_nnunet.networks.send import send
 from amae_nnunet.networks.tokenizer import patchify
 
 
@@ -78,26 +80,20 @@ def pack_studies(x: Tensor, slots: Slots, masked: Tensor, config: ModelConfig) -
     token = torch.arange(len(position))[:, None] * num_tokens + position  # of all M * L
     seen = num_visible.nonzero()[:, 0]
     place = masked.gather(1, position).flatten().nonzero()[:, 0]
-    voxels = patchify(x[_on(x, slots.study), _on(x, slots.contrast)], config.token_size)
+    on = partial(send, device=x.device)
+    voxels = patchify(x[on(slots.study), on(slots.contrast)], config.token_size)
     voxels = voxels.flatten(0, 1)  # (M * L, p)
     shown = [int(part.count_nonzero()) for part in num_visible.split(slots.counts)]
     return Packed(
-        visible=voxels.index_select(0, _on(x, token[seen, :k].flatten())).unflatten(0, (-1, k)),
-        hidden=voxels.index_select(0, _on(x, token.flatten()[place])),
-        contrast=_on(x, slots.contrast),
-        position=_on(x, position),
-        seen=_on(x, seen),
-        place=_on(x, place),
-        counted=_on(x, place < slots.real * num_tokens).to(
-            torch.promote_types(x.dtype, torch.float32)
-        ),
+        visible=voxels.index_select(0, on(token[seen, :k].flatten())).unflatten(0, (-1, k)),
+        hidden=voxels.index_select(0, on(token.flatten()[place])),
+        contrast=on(slots.contrast),
+        position=on(position),
+        seen=on(seen),
+        place=on(place),
+        counted=on(place < slots.real * num_tokens).to(torch.promote_types(x.dtype, torch.float32)),
         encoder_segments=Segments.of(shown, k, c).to(x.device),
         decoder_segments=Segments.of(slots.counts, num_tokens, c).to(x.device),
         masked=masked,
         slots=slots,
     )
-
-
-def _on(x: Tensor, index: Tensor) -> Tensor:
-    """``index`` on the device of ``x``, without waiting for it: from pinned memory."""
-    return (index.pin_memory() if x.is_cuda else index).to(x.device, non_blocking=True)

@@ -27,12 +27,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from amae_nnunet.config import Axes, ModelConfig
 from amae_nnunet.errors import ContrastError
 from amae_nnunet.networks.attention import Segments
 from amae_nnunet.networks.masking import Slots, present_contrasts
-from amae_nnunet.networks.recompute import recomputed
 from amae_nnunet.networks.tokenizer import DynamicConvTokenizer, patchify
 from amae_nnunet.networks.vit import AdaptiveViT, ViT, tap_depths
 
@@ -43,10 +43,14 @@ class ResidualBlock(nn.Module):
     """Two convolutions with instance norm and a shortcut; no bias, since the norm removes it."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: Axes, recompute: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Axes,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.recompute = recompute
+        self.activation_checkpointing = activation_checkpointing
         z, y, x = (k // 2 for k in kernel_size)
         self.conv1 = nn.Conv3d(
             in_channels, out_channels, kernel_size, padding=(z, y, x), bias=False
@@ -70,8 +74,8 @@ class ResidualBlock(nn.Module):
             x: input.
             channels: those that are not zero everywhere, if known: the others cost nothing.
         """
-        if self.recompute:
-            return recomputed(self.residual, x, channels)
+        if self.activation_checkpointing:
+            return checkpoint(self.residual, x, channels, use_reentrant=False)
         return self.residual(x, channels)
 
     def residual(self, x: Tensor, channels: Tensor | None) -> Tensor:
@@ -101,12 +105,14 @@ class SkipPath(nn.Sequential):
         out_channels: int,
         strides: Sequence[Axes],
         kernels: Sequence[Axes],
-        recompute: bool = False,
+        activation_checkpointing: bool = False,
     ) -> None:
         steps: list[nn.Module] = []
         for stride, kernel in zip(strides, kernels, strict=True):
             steps.append(nn.ConvTranspose3d(in_channels, out_channels, stride, stride, bias=False))
-            steps.append(ResidualBlock(out_channels, out_channels, kernel, recompute))
+            steps.append(
+                ResidualBlock(out_channels, out_channels, kernel, activation_checkpointing)
+            )
             in_channels = out_channels
         super().__init__(*steps)
 
@@ -114,19 +120,23 @@ class SkipPath(nn.Sequential):
 class UNETRDecoder(nn.Module):
     """UNETR's decoder along the plan's strides. Level 0 is full resolution, level n the tokens."""
 
-    def __init__(self, config: ModelConfig, num_classes: int, recompute: bool = False) -> None:
+    def __init__(
+        self, config: ModelConfig, num_classes: int, activation_checkpointing: bool = False
+    ) -> None:
         super().__init__()
         strides, kernels, n = config.strides, config.kernel_sizes, len(config.strides)
         width = [config.feature_size * 2**level for level in range(n)] + [config.embed_dim]
         self.grid_size = config.grid_size
-        self.stem = ResidualBlock(config.num_contrasts, width[0], kernels[0], recompute)
+        self.stem = ResidualBlock(
+            config.num_contrasts, width[0], kernels[0], activation_checkpointing
+        )
         self.skips = nn.ModuleList(
             SkipPath(
                 config.embed_dim,
                 width[i],
                 strides[: i - 1 : -1],
                 kernels[n - 1 : i - 1 : -1],
-                recompute,
+                activation_checkpointing,
             )
             for i in range(1, n)
         )
@@ -135,7 +145,8 @@ class UNETRDecoder(nn.Module):
             for i in range(n)
         )
         self.fusions = nn.ModuleList(
-            ResidualBlock(2 * width[i], width[i], kernels[i], recompute) for i in range(n)
+            ResidualBlock(2 * width[i], width[i], kernels[i], activation_checkpointing)
+            for i in range(n)
         )
         self.out = nn.Conv3d(width[0], num_classes, 1)
 
@@ -217,12 +228,14 @@ class AdaptiveUNETR(nn.Module):
     Absence is read from the voxels (``present_contrasts``), so stock nnU-Net can run it.
     """
 
-    def __init__(self, config: ModelConfig, num_classes: int, recompute: bool = False) -> None:
+    def __init__(
+        self, config: ModelConfig, num_classes: int, activation_checkpointing: bool = False
+    ) -> None:
         super().__init__()
         self.config = config
         self.token_size, self.num_tokens = config.token_size, config.num_tokens
-        self.encoder = AdaptiveViT(config, recompute)
-        self.decoder = UNETRDecoder(config, num_classes, recompute)
+        self.encoder = AdaptiveViT(config, activation_checkpointing)
+        self.decoder = UNETRDecoder(config, num_classes, activation_checkpointing)
         self.taps = tap_depths(config.depth, len(config.strides))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -249,8 +262,8 @@ class AdaptiveUNETR(nn.Module):
 class ChannelViT(ViT):
     """UNETR's own encoder: a token is embedded from all channels at its place."""
 
-    def __init__(self, config: ModelConfig, recompute: bool = False) -> None:
-        super().__init__(config, recompute)
+    def __init__(self, config: ModelConfig, activation_checkpointing: bool = False) -> None:
+        super().__init__(config, activation_checkpointing)
         self.patch_embed = nn.Linear(
             config.num_contrasts * math.prod(config.token_size), config.embed_dim
         )
@@ -269,12 +282,14 @@ class ChannelViT(ViT):
 class UNETR(nn.Module):
     """The original UNETR: contrasts as channels, zero-filled where absent."""
 
-    def __init__(self, config: ModelConfig, num_classes: int, recompute: bool = False) -> None:
+    def __init__(
+        self, config: ModelConfig, num_classes: int, activation_checkpointing: bool = False
+    ) -> None:
         super().__init__()
         self.config = config
         self.token_size = config.token_size
-        self.encoder = ChannelViT(config, recompute)
-        self.decoder = UNETRDecoder(config, num_classes, recompute)
+        self.encoder = ChannelViT(config, activation_checkpointing)
+        self.decoder = UNETRDecoder(config, num_classes, activation_checkpointing)
         self.taps = tap_depths(config.depth, len(config.strides))
 
     def forward(self, x: Tensor) -> Tensor:

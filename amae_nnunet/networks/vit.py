@@ -11,11 +11,11 @@ import math
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from amae_nnunet.config import ModelConfig
 from amae_nnunet.networks.attention import Segments, attend
 from amae_nnunet.networks.positions import PositionEmbedding
-from amae_nnunet.networks.recompute import recomputed
 from amae_nnunet.networks.tokenizer import DynamicConvTokenizer
 
 LAYER_NORM_EPS = 1e-6
@@ -51,13 +51,26 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """``x + Attention(LN(x))``, then ``x + MLP(LN(x))``."""
+    """``x + Attention(LN(x))``, then ``x + MLP(LN(x))``.
+
+    Args:
+        embed_dim: E.
+        num_heads: of the attention.
+        mlp_ratio: width of the MLP's hidden layer over E.
+        activation_checkpointing: keep the input of the block alone, and compute the block again in
+            the backward pass (Chen et al. 2016): less memory, a third more time, the same
+            gradients. Not in the paper.
+    """
 
     def __init__(
-        self, embed_dim: int, num_heads: int, mlp_ratio: float, recompute: bool = False
+        self,
+        embed_dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.recompute = recompute
+        self.activation_checkpointing = activation_checkpointing
         self.norm1 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
         self.attn = Attention(embed_dim, num_heads)
         self.norm2 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
@@ -65,8 +78,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, segments: Segments) -> Tensor:
         """(T, E) to (T, E)."""
-        if self.recompute:
-            return recomputed(self.residual, x, segments)
+        if self.activation_checkpointing:
+            return checkpoint(self.residual, x, segments, use_reentrant=False)
         return self.residual(x, segments)
 
     def residual(self, x: Tensor, segments: Segments) -> Tensor:
@@ -100,13 +113,15 @@ def tap_depths(depth: int, num_taps: int) -> list[int]:
 class ViT(nn.Module):
     """Positions, transformer blocks and the last norm: what all our encoders share."""
 
-    def __init__(self, config: ModelConfig, recompute: bool = False) -> None:
+    def __init__(self, config: ModelConfig, activation_checkpointing: bool = False) -> None:
         super().__init__()
         self.pos_embed = PositionEmbedding(
             config.grid_size, config.token_mm, config.embed_dim, config.pos_embed == "learned"
         )
         self.blocks = nn.ModuleList(
-            Block(config.embed_dim, config.encoder_heads, config.mlp_ratio, recompute)
+            Block(
+                config.embed_dim, config.encoder_heads, config.mlp_ratio, activation_checkpointing
+            )
             for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.embed_dim, eps=LAYER_NORM_EPS)
@@ -137,8 +152,8 @@ class AdaptiveViT(ViT):
     its contrast's (the paper adds one in the decoder "again", so here too).
     """
 
-    def __init__(self, config: ModelConfig, recompute: bool = False) -> None:
-        super().__init__(config, recompute)
+    def __init__(self, config: ModelConfig, activation_checkpointing: bool = False) -> None:
+        super().__init__(config, activation_checkpointing)
         self.depth = config.depth
         self.patch_embed = DynamicConvTokenizer(
             math.prod(config.token_size),

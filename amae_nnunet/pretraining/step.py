@@ -68,7 +68,7 @@ def accumulate(run: Run, passes: Sequence[Batch]) -> tuple[Tensor, Tensor, int]:
     sums = torch.zeros(2, model.num_contrasts, device=run.device)
     last = len(passes) - 1
     for number, (x, present, _) in enumerate(passes):
-        x = x.to(run.device, non_blocking=True).to(run.model.mask_token.dtype)
+        x = x.to(run.device, non_blocking=run.device.type == "cuda").to(run.model.mask_token.dtype)
         with gradients_kept(run.network, keep=number < last):
             output = run_model(run.network, x, *masks[number], model)
             (output.loss * (run.ranks.size * hidden[number] / batch_hidden)).backward()

@@ -135,8 +135,8 @@ class AMAETrainer(nnUNetTrainer):
                 f"dataset.json has {num_input_channels} channels but the model knows "
                 f"{config.num_contrasts} contrasts ({', '.join(config.contrasts)})"
             )
-        recompute = block.training_config().activation_checkpointing
-        return cls.network_class(config, num_output_channels, recompute)
+        checkpointing = block.training_config().activation_checkpointing
+        return cls.network_class(config, num_output_channels, checkpointing)
 
     def _do_i_compile(self) -> bool:
         """Stock's answer, but never without flash attention: attention matrices would be kept."""

@@ -26,10 +26,14 @@ def _forget_graphs():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, on itself
-@pytest.mark.parametrize(("budget", "graphs", "recompute"), [(12, 1, True), (0, 2, False)])
-def test_the_autoencoder_is_one_graph_with_a_slot_budget_and_two_without(budget, graphs, recompute):
+@pytest.mark.parametrize(
+    ("budget", "graphs", "activation_checkpointing"), [(12, 1, True), (0, 2, False)]
+)
+def test_the_autoencoder_is_one_graph_with_a_slot_budget_and_two_without(
+    budget, graphs, activation_checkpointing
+):
     config = make_config(depth=1, decoder_depth=1)
-    model = shake(AdaptiveMAE(config, recompute))
+    model = shake(AdaptiveMAE(config, activation_checkpointing))
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(model, backend=counter, fullgraph=True)  # a break would raise
     for mixture in MIXTURES:

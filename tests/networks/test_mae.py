@@ -196,7 +196,7 @@ def test_every_parameter_learns(config):
 
 
 def test_activation_checkpointing_changes_no_gradient(config):
-    plain, frugal = AdaptiveMAE(config), AdaptiveMAE(config, recompute=True)
+    plain, frugal = AdaptiveMAE(config), AdaptiveMAE(config, activation_checkpointing=True)
     frugal.load_state_dict(shake(plain).state_dict())
     x, present = studies(config, PRESENCE)
     packed = pack(config, x, present)

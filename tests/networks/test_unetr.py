@@ -192,7 +192,7 @@ def test_the_skip_pays_only_for_contrasts_that_some_study_has(config):
 
 @pytest.mark.parametrize("kind", [AdaptiveUNETR, UNETR])
 def test_activation_checkpointing_changes_no_gradient(config, kind):
-    plain, frugal = shake(kind(config, 2)), kind(config, 2, recompute=True)
+    plain, frugal = shake(kind(config, 2)), kind(config, 2, activation_checkpointing=True)
     frugal.load_state_dict(plain.state_dict())
     x, _ = studies(config, PRESENCE)
     runs = []

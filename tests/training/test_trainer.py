@@ -76,9 +76,9 @@ def test_activation_checkpointing_reaches_all_blocks(make, kind):
     for wanted in (False, True):
         trainer = make(kind, change=with_values(activation_checkpointing=wanted))
         trainer.initialize()
-        blocks = [m for m in trainer.network.modules() if hasattr(m, "recompute")]
+        blocks = [m for m in trainer.network.modules() if hasattr(m, "activation_checkpointing")]
         assert len(blocks) > len(trainer.network.encoder.blocks)
-        assert {block.recompute for block in blocks} == {wanted}
+        assert {block.activation_checkpointing for block in blocks} == {wanted}
 
 
 def test_norms_biases_and_embeddings_do_not_decay(make):
@@ -151,9 +151,13 @@ def test_each_layer_of_the_encoder_has_its_share_of_the_rate(make, kind):
 
 
 @pytest.mark.parametrize("kind", ["AMAETrainer", "AMAETrainerUNETR"])
-@pytest.mark.parametrize("recompute", [False, True])
-def test_an_encoder_with_layer_decay_0_stays_as_it_is(make, pretrained, kind, recompute):
-    trainer = make(kind, change=with_values(layer_decay=0.0, activation_checkpointing=recompute))
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_an_encoder_with_layer_decay_0_stays_as_it_is(
+    make, pretrained, kind, activation_checkpointing
+):
+    trainer = make(
+        kind, change=with_values(layer_decay=0.0, activation_checkpointing=activation_checkpointing)
+    )
     trainer.on_train_start()
     before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
     plain = make(f"{kind}NoPretraining")
