@@ -60,7 +60,7 @@ class EpochRecord:
             losses, arrival = copy, torch.cuda.Event()
             arrival.record()
             self._copies.append(arrival)
-        self.steps.append(losses)
+        self.steps.append(losses.cpu())
         self.studies += studies
 
     def add_skill(self, sums: Tensor) -> None:
@@ -125,16 +125,21 @@ def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
 def read_rows(folder: Path, epochs: int) -> list[dict[str, Any]]:
     """The lines of the first ``epochs`` epochs; later ones will be made again.
 
+    A user may have deleted the file on the way, so the first line need not be of epoch 0.
+
     Raises:
         InputError: a line of these cannot be read.
     """
     path = folder / METRICS_NAME
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines[:epochs], 1):
         try:
-            rows.append(parse_json(line))
-        except ValueError:
+            row = parse_json(line)
+            if row["epoch"] >= epochs:
+                break
+            rows.append(row)
+        except (ValueError, LookupError, TypeError):
             raise InputError(
                 f"{path}: line {number} is damaged: repair it, or delete the file, which only "
                 "shows how the run went, and continue with --c"

@@ -1,4 +1,4 @@
-"""What a user is told when the disk is full, a study damaged, or a process that reads them dies.
+"""What a user is told when memory or disk is full, a study damaged, or a process that reads dies.
 
 None is a fault of the code, so they are one line each, which says how to go on. Not in the paper.
 """
@@ -6,12 +6,16 @@ None is a fault of the code, so they are one line each, which says how to go on.
 from __future__ import annotations
 
 import multiprocessing
+import re
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from amae_nnunet.errors import AMAEError, CannotWrite, InputError
+
+#: How PyTorch says that a device, or the CPU, has no memory left.
+_ALLOCATION = re.compile(r"tried to allocate ([\d.]+ \w+)", re.IGNORECASE)
 
 
 @contextmanager
@@ -23,7 +27,8 @@ def in_one_line(again: str) -> Iterator[None]:
 
     Raises:
         InputError: a study cannot be read.
-        AMAEError: a file cannot be written, or a process that reads studies died or hangs.
+        AMAEError: a file cannot be written, memory is short, or a process that reads studies died
+            or hangs.
     """
     try:
         yield
@@ -33,6 +38,13 @@ def in_one_line(again: str) -> Iterator[None]:
         _end_readers()
         raise InputError(error.args[0].rpartition("InputError: ")[2].strip()) from None
     except (RuntimeError, ConnectionError, EOFError) as error:
+        if wanted := _ALLOCATION.search(str(error)):
+            raise AMAEError(
+                f"memory does not suffice (for {wanted[1]} more): set pretraining.passes to parts "
+                "that the batch is cut in (or make pretraining.slot_budget smaller), or "
+                "pretraining.activation_checkpointing=true, with amae-nnunet-configure; then "
+                f"{again}"
+            ) from None
         if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
             raise
         _hear_no_more()

@@ -19,7 +19,7 @@ from amae_nnunet.networks.checkpoint import load_mae, read_checkpoint
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
 from amae_nnunet.plans.seen import SeenCases
 from amae_nnunet.pretraining import loop
-from amae_nnunet.pretraining.metrics import EpochRecord
+from amae_nnunet.pretraining.metrics import EpochRecord, read_rows, write_rows
 from amae_nnunet.pretraining.run import learning_rate
 from amae_nnunet.pretraining.skill import SKILL_STEPS
 
@@ -88,6 +88,11 @@ def test_damaged_metrics_are_named_and_the_run_continues_without(nnunet, pretrai
     path.write_text(f"{first}\n{rest}")
     assert run(name, "--c") == 0
     assert [row["epoch"] for row in lines(folder)] == [0, 1, 2]
+
+
+def test_metrics_that_a_user_deleted_on_the_way_tell_no_epoch_twice(tmp_path):
+    write_rows(tmp_path, [{"epoch": epoch} for epoch in range(100, 155)])
+    assert read_rows(tmp_path, 150) == [{"epoch": epoch} for epoch in range(100, 150)]
 
 
 @pytest.mark.parametrize(
