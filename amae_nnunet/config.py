@@ -215,11 +215,8 @@ class ModelConfig:
         Raises:
             ConfigError: a 2d configuration, an unknown key, or values that do not fit.
         """
+        check_three_axes(configuration)
         patch_size = tuple(int(n) for n in configuration["patch_size"])
-        _require(
-            len(patch_size) == 3,
-            "this is a 2d configuration: the method is 3-D, use 3d_fullres or 3d_lowres",
-        )
         rest = dict(settings)
         num_strides = rest.pop("num_strides", 0)
         encoder = rest.pop("encoder", "base")
@@ -239,6 +236,14 @@ class ModelConfig:
             strides=strides,
             kernel_sizes=tuple(kernel_sizes),
         )
+
+
+def check_three_axes(configuration: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a configuration of ``plans.json`` is a 2d one."""
+    _require(
+        len(configuration["patch_size"]) == 3,
+        "this is a 2d configuration: the method is 3-D, use 3d_fullres or 3d_lowres",
+    )
 
 
 def stride_product(strides: Sequence[Sequence[int]]) -> Axes:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from amae_nnunet.config import check_three_axes
 from amae_nnunet.contrasts import FILE_NAME, ContrastRecord
 from amae_nnunet.errors import ConfigError, InputError
 from amae_nnunet.folders import FOLDERS, dataset_number, nnunet_folder
@@ -152,7 +153,7 @@ class PreprocessedDataset:
 
         Raises:
             InputError: there is no such data set, plans or configuration.
-            ConfigError: a normalization that breaks the presence rule.
+            ConfigError: a 2d configuration, or a normalization that breaks the presence rule.
         """
         name = dataset_name(name_or_id)
         folder = nnunet_folder("nnUNet_preprocessed") / name
@@ -160,6 +161,7 @@ class PreprocessedDataset:
         from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
         resolved = PlansManager(plans).get_configuration(configuration).configuration
+        check_three_axes(resolved)
         dataset_json = read_json(
             folder / "dataset.json", _planning(name, configuration, plans_name)
         )

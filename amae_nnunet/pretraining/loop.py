@@ -45,7 +45,7 @@ from amae_nnunet.pretraining.metrics import EpochRecord, write_rows
 from amae_nnunet.pretraining.mishaps import in_one_line
 from amae_nnunet.pretraining.parallel import whole_model
 from amae_nnunet.pretraining.ranks import Ranks
-from amae_nnunet.pretraining.run import Run, checkpoint_facts, new_run
+from amae_nnunet.pretraining.run import Run, checkpoint_facts, model_to_train, new_run
 from amae_nnunet.pretraining.skill import alarm
 from amae_nnunet.pretraining.state import (
     SavedState,
@@ -57,7 +57,7 @@ from amae_nnunet.pretraining.state import (
 from amae_nnunet.pretraining.step import train_step
 from amae_nnunet.pretraining.stop import Stopped, StopSignals, signals_held
 from amae_nnunet.pretraining.studies import Study, gather_studies
-from amae_nnunet.pretraining.tensorboard import TensorBoard
+from amae_nnunet.pretraining.tensorboard import TensorBoard, check_installed
 
 log = logging.getLogger(__name__)
 
@@ -198,8 +198,7 @@ def prepare(
         return contrasts, saved.studies_of_run(studies) if saved else studies
 
     ranks = options.ranks
-    config = dataset.block.pretraining_config()
-    ranks.from_first(lambda: count_passes(config, ranks.size))  # before what may take days
+    ranks.from_first(lambda: _check(dataset, options))
     contrasts, studies = ranks.from_first(gather)
     folder = results_folder(dataset, options.fold)
     run = new_run(dataset, contrasts, studies, folder, options.device, ranks, options.shard)
@@ -253,7 +252,6 @@ def pretrain(dataset: PreprocessedDataset, options: Options, resume: bool = Fals
     folder = results_folder(dataset, options.fold)
     with ExitStack() as stack:
         saved = options.ranks.from_first(lambda: _state_in(folder, resume))
-        options.ranks.from_first(lambda: check_names(dataset, options.unlabeled, options.pictures))
         run, studies, batches = prepare(dataset, options, saved)
         options.ranks.from_first(lambda: stack.enter_context(_owned(folder, new=saved is None)))
         if saved:
@@ -266,6 +264,15 @@ def pretrain(dataset: PreprocessedDataset, options: Options, resume: bool = Fals
             artist.board = TensorBoard(folder, run.epoch)
         train(run, batches, options.num_workers, artist)
         return _write_checkpoint(run, dataset, options.fold)
+
+
+def _check(dataset: PreprocessedDataset, options: Options) -> None:
+    """Refuse what cannot be before preprocessing that may take days."""
+    count_passes(dataset.block.pretraining_config(), options.ranks.size)
+    model_to_train(dataset, dataset.block.contrasts)
+    check_names(dataset, options.unlabeled, options.pictures)
+    if options.tensorboard:
+        check_installed()
 
 
 @contextmanager

@@ -97,6 +97,23 @@ def learning_rate(config: PretrainingConfig, step: int, steps: int) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
+def model_to_train(dataset: PreprocessedDataset, contrasts: tuple[str, ...]) -> ModelConfig:
+    """The model of a run.
+
+    Args:
+        dataset: its block and plans hold the values.
+        contrasts: of the model.
+
+    Raises:
+        ConfigError: values that cannot work.
+    """
+    block = dataclasses.replace(dataset.block, contrasts=contrasts)
+    model = block.model_config(dataset.configuration)
+    if model.num_tokens < 2:
+        raise ConfigError("a patch is one token: nothing could be masked; set fewer num_strides")
+    return model
+
+
 def new_run(
     dataset: PreprocessedDataset,
     contrasts: tuple[str, ...],
@@ -120,13 +137,10 @@ def new_run(
     Raises:
         ConfigError: values that cannot work.
     """
-    block = dataclasses.replace(dataset.block, contrasts=contrasts)
-    config = block.pretraining_config()
+    config = dataset.block.pretraining_config()
     torch.manual_seed(config.seed)
-    model_config = block.model_config(dataset.configuration)
+    model_config = model_to_train(dataset, contrasts)
     model = AdaptiveMAE(model_config, config.activation_checkpointing)
-    if model.config.num_tokens < 2:
-        raise ConfigError("a patch is one token: nothing could be masked; set fewer num_strides")
     network = copy_or_shard(model, ranks, device, shard, compiles_on(device, model_config))
     fused = device.type == "cuda"
     groups = decay_groups(model, config.weight_decay)

@@ -11,24 +11,27 @@ from amae_nnunet.errors import ConfigError
 BOARD_NAME = "tensorboard"
 
 
+def check_installed() -> None:
+    """Raise ConfigError unless TensorBoard can be imported."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            "--tensorboard needs TensorBoard: pip install 'amae-nnunet[tensorboard]'"
+        ) from None
+
+
 class TensorBoard:
     """Event files in the folder ``tensorboard`` of a run.
 
     Args:
         folder: of the run.
         first: epoch from which it goes on; what an earlier session wrote of later ones is dropped.
-
-    Raises:
-        ConfigError: TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, first: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ConfigError(
-                "--tensorboard needs TensorBoard: pip install 'amae-nnunet[tensorboard]'"
-            ) from None
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(folder / BOARD_NAME), purge_step=first)
 
     def add(self, row: Mapping[str, Any]) -> None:

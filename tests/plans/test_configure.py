@@ -152,6 +152,7 @@ def test_a_value_that_cannot_work_is_one_line_and_nothing_is_written(
         (["LGG", "3d_fullres"], "data set 'LGG': give its number", 3),
         (["950", "3d_cascade"], "has no configuration 3d_cascade", 3),
         (["950", "2d"], "2d configuration", 2),
+        (["950", "2d", "patch_size=64,64,64"], "2d configuration", 2),
         (["950", "3d_fullres", "-p", "NoPlans"], "NoPlans.json does not exist", 3),
         (["950", "3d_fullres", "--checkpoint", "nowhere.safetensors"], "does not exist", 5),
     ],

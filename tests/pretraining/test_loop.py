@@ -90,6 +90,19 @@ def test_damaged_metrics_are_named_and_the_run_continues_without(nnunet, pretrai
     assert [row["epoch"] for row in lines(folder)] == [0, 1, 2]
 
 
+def test_a_model_that_cannot_be_trained_is_told_before_anything_is_preprocessed(
+    nnunet, dataset, more_as, capsys
+):
+    other = more_as("Dataset952_Waiting").name
+    plan = PreprocessedDataset.open("950", "3d_fullres", "nnUNetPlans").configuration
+    strides = plan["architecture"]["arch_kwargs"]["strides"]
+    token = [math.prod(stride[axis] for stride in strides) for axis in range(3)]
+    words = [f"patch_size={','.join(map(str, token))}", f"num_strides={len(strides) - 1}"]
+    assert run(configured("one_token", *words), "--unlabeled", "952") == 2
+    assert "a patch is one token: nothing could be masked" in capsys.readouterr().err
+    assert not list((nnunet / "preprocessed").rglob(other))
+
+
 def test_metrics_that_a_user_deleted_on_the_way_tell_no_epoch_twice(tmp_path):
     write_rows(tmp_path, [{"epoch": epoch} for epoch in range(100, 155)])
     assert read_rows(tmp_path, 150) == [{"epoch": epoch} for epoch in range(100, 150)]

@@ -38,8 +38,11 @@ def test_an_epoch_that_is_made_again_counts_once(tmp_path):
     assert read(tmp_path) == {"loss": [(0, 1.0), (1, 2.0)]}
 
 
-def test_without_the_package_the_command_says_what_to_install(dataset, monkeypatch, capsys):
-    name = configured("no_board")
+def test_without_the_package_the_command_says_what_to_install_before_it_preprocesses(
+    nnunet, more_as, monkeypatch, capsys
+):
+    name, other = configured("no_board"), more_as("Dataset951_Boardless").name
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    assert run(name, "--tensorboard") == 2
+    assert run(name, "--tensorboard", "--unlabeled", "951") == 2
+    assert not list((nnunet / "preprocessed").rglob(other))
     assert "pip install 'amae-nnunet[tensorboard]'" in capsys.readouterr().err
