@@ -124,13 +124,13 @@ def outcomes(
     model: AdaptiveMAE, study: Study, trials: Sequence[Renaming], mask_ratio: float, seed: int
 ) -> list[list[Outcome]]:
     """What each renaming does in each draw in which its images can be seen."""
-    config = model.config
+    config, data = model.config, study.images()
     found: list[list[Outcome]] = [[] for _ in trials]
     for draw in range(DRAWS):
         rng = np.random.default_rng([seed, draw])
-        spare = np.subtract(study.images().shape[1:], config.patch_size)
+        spare = np.subtract(data.shape[1:], config.patch_size)
         first = [int(rng.integers(n + 1)) if n > 0 else int(n // 2) for n in spare]
-        images, present = cut(study, first, config.patch_size, config.num_contrasts)
+        images, present = cut(study, data, first, config.patch_size, config.num_contrasts)
         images = images.float()
         rows = present.nonzero().flatten().tolist()
         generator = torch.Generator().manual_seed((seed << 32) + draw)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,18 +72,19 @@ class RandomCrops(Dataset[Sample]):
         """Crop and its contrasts; only the voxels of present ones are read from disk."""
         study = self.study_of(sample)
         rng = np.random.default_rng([self.seed, 1, sample])
-        first = []
-        for size, wanted in zip(study.images().shape[1:], self.patch_size, strict=True):
+        data, first = study.images(), []
+        for size, wanted in zip(data.shape[1:], self.patch_size, strict=True):
             spare = size - wanted
             first.append(int(rng.integers(spare + 1)) if spare > 0 else spare // 2)
         axes = [axis for axis in range(3) if rng.random() < 0.5]
-        images, present = cut(study, first, self.patch_size, self.num_contrasts, axes)
+        images, present = cut(study, data, first, self.patch_size, self.num_contrasts, axes)
         masks = np.random.SeedSequence([self.seed, 2, sample]).generate_state(1)
         return images, present, int(masks[0])
 
 
 def cut(
     study: Study,
+    data: Any,
     first: Sequence[int],
     patch_size: Sequence[int],
     num_contrasts: int,
@@ -96,6 +98,7 @@ def cut(
 
     Args:
         study: to cut from.
+        data: its images, opened.
         first: voxel (z, y, x); may lie before the study, whose part then begins later.
         patch_size: voxels (z, y, x).
         num_contrasts: C, of the model.
@@ -104,7 +107,6 @@ def cut(
     Raises:
         InputError: the study cannot be read.
     """
-    data = study.images()
     inside, place = [], []  # the same voxels, in the study and in the part
     for start, size, end in zip(first, patch_size, data.shape[1:], strict=True):
         low, high = max(start, 0), min(start + size, end)

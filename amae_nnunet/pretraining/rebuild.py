@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,11 +75,11 @@ class Rebuilt:
 
 @torch.no_grad()
 def rebuild_part(
-    model: AdaptiveMAE, study: Study, first: Sequence[int], mask_ratio: float, seed: int
+    model: AdaptiveMAE, study: Study, data: Any, first: Sequence[int], mask_ratio: float, seed: int
 ) -> Rebuilt:
-    """Rebuild the patch of a study that begins at voxel ``first``; all on the CPU."""
+    """Rebuild the patch that begins at voxel ``first`` of a study's images; all on the CPU."""
     config = model.config
-    images, present = cut(study, first, config.patch_size, config.num_contrasts)
+    images, present = cut(study, data, first, config.patch_size, config.num_contrasts)
     images = images.float()
     x = images[None].to(model.mask_token.device)
     slots, masked = masks_of(present[None], [seed], config.num_tokens, mask_ratio)
@@ -89,14 +90,16 @@ def rebuild_part(
 
 def rebuild_middle(model: AdaptiveMAE, study: Study, mask_ratio: float, seed: int) -> Rebuilt:
     """Rebuild the patch in the middle of a study."""
-    sizes = zip(study.images().shape[1:], model.config.patch_size, strict=True)
+    data = study.images()
+    sizes = zip(data.shape[1:], model.config.patch_size, strict=True)
     first = [(size - patch) // 2 for size, patch in sizes]
-    return rebuild_part(model, study, first, mask_ratio, seed)
+    return rebuild_part(model, study, data, first, mask_ratio, seed)
 
 
 def rebuild_study(model: AdaptiveMAE, study: Study, mask_ratio: float, seed: int) -> Rebuilt:
     """Rebuild a whole study, patch by patch side by side; each has masks of its own."""
-    patch, size = model.config.patch_size, study.images().shape[1:]
+    data, patch = study.images(), model.config.patch_size
+    size = data.shape[1:]
     counts = [-(-n // p) for n, p in zip(size, patch, strict=True)]
     starts = [(n - count * p) // 2 for n, count, p in zip(size, counts, patch, strict=True)]
     whole = [count * p for count, p in zip(counts, patch, strict=True)]
@@ -106,7 +109,7 @@ def rebuild_study(model: AdaptiveMAE, study: Study, mask_ratio: float, seed: int
     for number, place in enumerate(itertools.product(*map(range, counts))):
         offset = [k * p for k, p in zip(place, patch, strict=True)]
         first = [start + o for start, o in zip(starts, offset, strict=True)]
-        part = rebuild_part(model, study, first, mask_ratio, seed + number)
+        part = rebuild_part(model, study, data, first, mask_ratio, seed + number)
         box = (slice(None), *(slice(o, o + p) for o, p in zip(offset, patch, strict=True)))
         images[box], hidden[box], rebuilt[box] = part.images, part.hidden, part.rebuilt
     inside = (slice(None), *(slice(-s, n - s) for s, n in zip(starts, size, strict=True)))

@@ -118,7 +118,7 @@ def test_a_study_larger_than_the_patch_is_rebuilt_patch_by_patch(nnunet, pretrai
     volume = torch.from_numpy(np.asarray(study.images()[:]))
     assert torch.equal(whole.images[list(study.contrasts)], volume[list(study.channels)])
     number = 5  # place (1, 0, 1) of (2, 2, 2)
-    part = rebuild_part(monkey, study, (8, 0, 16), 0.7, 3 + number)
+    part = rebuild_part(monkey, study, study.images(), (8, 0, 16), 0.7, 3 + number)
     assert torch.equal(whole.rebuilt[:, 8:16, 0:16, 16:32], part.rebuilt[:, :, :, :16])
     assert torch.equal(whole.hidden[:, 8:16, 0:16, 16:32], part.hidden[:, :, :, :16])
 
@@ -153,6 +153,11 @@ def test_what_is_not_there_is_one_line(nnunet, run, capsys, tmp_path):
     no_file = [str(tmp_path / "no.safetensors"), "x", "-d", "950", "-c", "tiny"]
     assert show.main([*no_file, "-p", "AMAEPlans"]) == 5
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_a_2d_configuration_is_refused(pretrained, capsys):
+    assert show.main([str(pretrained), "x", "-d", "950", "-c", "2d", "-p", "nnUNetPlans"]) == 2
+    assert "this is a 2d configuration: the method is 3-D" in capsys.readouterr().err
 
 
 def test_another_spacing_is_refused(nnunet, pretrained, capsys):

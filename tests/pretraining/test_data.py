@@ -170,10 +170,10 @@ def test_air_has_the_contrasts_of_its_study_and_a_blank_part_of_one_is_absent(op
     np.savez(tmp_path / "case.npz", data=volume, seg=np.zeros((1, 8, 8, 8)))
     (tmp_path / "case.pkl").write_bytes(pickle.dumps({}))
     study = Study("Dataset", "case", tmp_path, channels=(0, 1), contrasts=(2, 0))
-    air, blank = (cut(study, (z, 0, 0), (4, 8, 8), 4)[1].tolist() for z in (0, 4))
+    air, blank = (cut(study, study.images(), (z, 0, 0), (4, 8, 8), 4)[1].tolist() for z in (0, 4))
     assert air == [True, False, True, False]
     assert blank == [False, False, True, False]
-    images = cut(study, (2, 0, 0), (4, 8, 8), 4)[0]
+    images = cut(study, study.images(), (2, 0, 0), (4, 8, 8), 4)[0]
     assert images.sum(dim=(1, 2, 3)).tolist() == [0, 0, 128, 0]
 
 
@@ -197,7 +197,7 @@ def test_half_precision_changes_a_loss_by_its_rounding_only(opened, tmp_path):
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-6)
 
 
-def test_only_the_crop_of_present_channels_is_read(opened, monkeypatch):
+def test_only_the_crop_of_present_channels_is_read(opened):
     study = next(s for s in gather_studies(opened, "all")[1] if len(s.channels) == 2)
     assert study.channels == (0, 1)
 
@@ -211,7 +211,6 @@ def test_only_the_crop_of_present_channels_is_read(opened, monkeypatch):
             return self.data[place]
 
     watched = Watched(study.images())
-    monkeypatch.setattr(Study, "images", lambda _: watched)
-    cut(study, (0, 0, 0), (4, 6, 5), 3)
+    cut(study, watched, (0, 0, 0), (4, 6, 5), 3)
     assert [place[0] for place in watched.read] == [0, 1]
     assert all(place[1:] == (slice(0, 4), slice(0, 6), slice(0, 5)) for place in watched.read)
