@@ -53,7 +53,8 @@ TIMEOUT = 1800.0  # seconds for one case
 _ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 #: What of a configuration decides the preprocessed voxels.
 _DECIDES = (
-    "spacing", "use_mask_for_norm", "resampling_fn_data", "resampling_fn_data_kwargs",
+    "preprocessor_name", "spacing", "use_mask_for_norm", "resampling_fn_data",
+    "resampling_fn_data_kwargs",
 )  # fmt: skip
 
 
@@ -258,16 +259,16 @@ def _plan_for(
 
 def _preprocess(job: _Job) -> dict[str, int]:
     """Write a case into its scratch folder; the contrasts that it has, and their channels."""
-    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
     shutil.rmtree(job.scratch, ignore_errors=True)
-    data, seg, properties = DefaultPreprocessor(verbose=False).run_case(
+    configuration = ConfigurationManager(job.configuration)
+    data, seg, properties = configuration.preprocessor_class(verbose=False).run_case(
         [str(path) for path in job.files],
         None,
         PlansManager(job.plans),
-        ConfigurationManager(job.configuration),
+        configuration,
         job.dataset_json,
     )
     if not np.isfinite(data).all():
