@@ -18,7 +18,6 @@ Not in the paper, which does not say how it recorded what each study had.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 from collections import Counter
@@ -29,7 +28,7 @@ from typing import Any
 
 from amae_nnunet.errors import CheckpointError, ContrastError, InputError
 from amae_nnunet.parse import parse_json
-from amae_nnunet.whole import write_whole
+from amae_nnunet.whole import write_json
 
 #: The paper's seven contrasts, in its order. Users append theirs (``T1CE``, ``PD``, ...).
 PAPER_CONTRASTS = ("ADC", "TRACE", "T2", "GRE", "SWI", "T1", "FLAIR")
@@ -218,7 +217,7 @@ class ContrastRecord:
                 for case, entry in sorted(self.cases.items())
             },
         }
-        return write_whole(path, json.dumps(content, indent=1) + "\n")
+        return write_json(path, content)
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> ContrastRecord:

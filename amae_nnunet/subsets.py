@@ -20,7 +20,6 @@ Not in the paper.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from typing import Any
 
 from amae_nnunet.errors import InputError
 from amae_nnunet.parse import parse_json
-from amae_nnunet.whole import write_whole
+from amae_nnunet.whole import write_json
 
 FILE_NAME = "subsets.json"
 SCHEMA = 1
@@ -157,7 +156,7 @@ class SubsetScores:
             "checkpoint": self.checkpoint,
             "subsets": [score.to_json() for score in self.subsets],
         }
-        return write_whole(Path(folder) / FILE_NAME, json.dumps(content, indent=1) + "\n")
+        return write_json(Path(folder) / FILE_NAME, content)
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> SubsetScores:

@@ -109,7 +109,7 @@ def _predict(images: list[str], model: Path) -> list[str]:
     """The command that predicts with a model: by its names if it lies where nnU-Net looks."""
     results = os.environ.get("nnUNet_results")
     found = re.fullmatch(r"(.+)__(.+)__(.+)", model.name)
-    number = re.match(r"Dataset(\d{3})_", model.parent.name)
+    number = re.match(r"Dataset(\d+)_", model.parent.name)
     if results and found and number and model.parents[1] == Path(results).resolve():
         trainer, plans, configuration = found.groups()
         words = ["amae-nnunet-predict", *images, "-d", str(int(number[1])), "-c", configuration]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from amae_nnunet.cli.command import device_kind, new_parser, run
 from amae_nnunet.errors import ConfigError, exit_codes
-from amae_nnunet.whole import write_whole
+from amae_nnunet.whole import write_json, write_whole
 
 if TYPE_CHECKING:
     from amae_nnunet.networks.mae import AdaptiveMAE
@@ -179,7 +178,7 @@ def _check(
                 bar.write(str(finding))
     found.sort(key=lambda finding: -finding.gain)
     content = {"checked": len(studies), "found": [finding.to_json() for finding in found]}
-    write_whole(path, json.dumps(content, indent=1) + "\n")
+    write_json(path, content)
     print(
         f"{len(found)} of {len(studies)} cases have images that fit another name better, by "
         f"{MARGIN:.0%} or more and by more than chance ({path}): look at them before you rename"

@@ -19,7 +19,7 @@ import numpy as np
 from amae_nnunet import __version__
 from amae_nnunet.convert.codes import CODES
 from amae_nnunet.convert.report_page import render
-from amae_nnunet.whole import write_whole
+from amae_nnunet.whole import write_json, write_whole
 
 REPORT = "report.html"
 REPORT_TWIN = "report.json"
@@ -60,7 +60,7 @@ def write_report(
         "cases": _case_rows(entries, failures, facts),
         "facts": [json.loads(text) for text in facts],
     }
-    write_whole(folder / REPORT_TWIN, json.dumps(summary, indent=1) + "\n")
+    write_json(folder / REPORT_TWIN, summary)
     return write_whole(folder / REPORT, render(summary, data))
 
 

@@ -7,14 +7,13 @@ in the paper.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from amae_nnunet.evaluation.report_page import render
 from amae_nnunet.evaluation.summary import Summary
 from amae_nnunet.evaluation.worst import Worst
-from amae_nnunet.whole import write_whole
+from amae_nnunet.whole import write_json, write_whole
 
 REPORT = "report.html"
 RESULTS = "results.json"
@@ -26,5 +25,5 @@ def write_report(folder: Path, summary: Summary, worst: Sequence[Worst]) -> Path
     Returns:
         The path of the page.
     """
-    write_whole(folder / RESULTS, json.dumps(summary.to_json(), indent=1) + "\n")
+    write_json(folder / RESULTS, summary.to_json())
     return write_whole(folder / REPORT, render(summary, worst))

@@ -17,7 +17,6 @@ that of the nearest subset. Not in the paper.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,6 @@ from typing import Any
 from amae_nnunet.contrasts import missing_required
 from amae_nnunet.parse import parse_json
 from amae_nnunet.subsets import SubsetScore, SubsetScores
-from amae_nnunet.whole import write_whole
 
 SCHEMA = 1
 
@@ -129,8 +127,3 @@ def read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         record = None
     return record if isinstance(record, dict) else {}
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    write_whole(path, json.dumps(content, indent=1) + "\n")

@@ -20,9 +20,10 @@ import torch
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 
 from amae_nnunet.errors import AMAEError
-from amae_nnunet.prediction.expected import Expected, read_record, write_json
+from amae_nnunet.prediction.expected import Expected, read_record
 from amae_nnunet.prediction.inputs import RESERVED, InputCase, preprocess
 from amae_nnunet.prediction.model import TrainedModel
+from amae_nnunet.whole import write_json
 from amae_nnunet.workers import Job, Schedule, ahead, reason, workers
 
 log = logging.getLogger(__name__)

@@ -8,17 +8,17 @@ Not in the paper, whose Table 2 withholds one contrast.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from amae_nnunet.errors import ConfigError
-from amae_nnunet.prediction.expected import Expected, write_json
+from amae_nnunet.prediction.expected import Expected, read_record
 from amae_nnunet.prediction.inputs import InputCase
 from amae_nnunet.prediction.model import TrainedModel
 from amae_nnunet.prediction.run import Options, Run
 from amae_nnunet.subsets import Subset, subset_name
+from amae_nnunet.whole import write_json
 from amae_nnunet.workers import workers
 
 #: In the folder of a model's predictions: which model made them, so that no two are mixed.
@@ -91,7 +91,7 @@ def claim(output: Path, maker: Mapping[str, Any]) -> None:
         ConfigError: it holds those of another model.
     """
     path = output / MADE_BY
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != maker:
+    if path.exists() and read_record(path) != maker:
         raise ConfigError(
             f"{output} holds predictions of another model, or with other settings: give another "
             "-o or another name (-m NAME=FOLDER), or delete that folder"

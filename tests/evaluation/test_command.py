@@ -241,6 +241,10 @@ def test_predictions_of_another_model_are_not_taken_for_this_one(
     assert "holds predictions of another model" in captured.err
     assert captured.out == ""  # nnU-Net tells of its search for the trainer
     assert run(*words, "-f", 0, "-step_size", 0.7) == 2
+    for path in output.rglob("model.json"):
+        path.write_text("{")  # whose they are is not known
+    assert run(*words, "-f", 0) == 2
+    assert "holds predictions of another model" in capsys.readouterr().err
 
 
 def test_a_bad_case_is_told_and_stops_no_other(place, labels, names, tmp_path, caplog):

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from amae_nnunet.prediction.expected import Expected, write_json
+from amae_nnunet.prediction.expected import Expected
 from amae_nnunet.subsets import Score, SubsetScore, SubsetScores
+from amae_nnunet.whole import write_json
 
 CONTRASTS = ("ADC", "TRACE", "GRE", "SWI")
 REQUIRED = ("ADC", "GRE|SWI")
