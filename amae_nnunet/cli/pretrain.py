@@ -165,6 +165,9 @@ def _pretrain_on(args: argparse.Namespace, ranks: Ranks, device: torch.device) -
         say(stop)
         return stop.exit_code
     say(f"wrote {path}")
+    if dataset.block.checkpoint:  # which the trainers would take instead
+        say(f"next: {_configure(args, dataset, path)}")
+        return 0
     plans = f" -p {args.plans}" if args.plans != "nnUNetPlans" else ""
     number = dataset_number(dataset.name)
     fold = "0" if args.fold == "all" else args.fold
@@ -181,11 +184,16 @@ def _add_contrast(args: argparse.Namespace, dataset: PreprocessedDataset, option
     source = args.checkpoint or results_folder(dataset, args.fold) / CHECKPOINT_NAME
     path = add_contrast(source, args.add_contrast, dataset, options)
     print(f"wrote {path}")
+    print(f"next: {_configure(args, dataset, path)}")
+    return 0
+
+
+def _configure(args: argparse.Namespace, dataset: PreprocessedDataset, path: Path) -> str:
+    """The command that names a checkpoint in the plans."""
     number = dataset_number(dataset.name)
     plans = "" if args.plans in ("nnUNetPlans", PLANS_NAME) else f" -o {args.plans}"
     file = shlex.quote(str(path))
-    print(f"next: amae-nnunet-configure {number} {args.configuration} --checkpoint {file}{plans}")
-    return 0
+    return f"amae-nnunet-configure {number} {args.configuration} --checkpoint {file}{plans}"
 
 
 if __name__ == "__main__":  # for torchrun

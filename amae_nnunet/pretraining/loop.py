@@ -199,6 +199,13 @@ def prepare(
 
     ranks = options.ranks
     ranks.from_first(lambda: _check(dataset, options))
+    if named := dataset.block.checkpoint:
+        log.warning(
+            "warning: %s names the checkpoint %s: the trainers start from that, not from what this "
+            "run writes, which begins with random weights",
+            dataset.plans["plans_name"],
+            named["path"],
+        )
     contrasts, studies = ranks.from_first(gather)
     folder = results_folder(dataset, options.fold)
     run = new_run(dataset, contrasts, studies, folder, options.device, ranks, options.shard)

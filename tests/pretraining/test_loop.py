@@ -103,6 +103,21 @@ def test_a_model_that_cannot_be_trained_is_told_before_anything_is_preprocessed(
     assert not list((nnunet / "preprocessed").rglob(other))
 
 
+def test_a_run_whose_plans_name_a_checkpoint_says_that_trainers_take_that_one(
+    nnunet, pretrained, caplog, capsys
+):
+    name = configured("named", "--checkpoint", str(pretrained), "pretraining.num_epochs=1")
+    assert run(name) == 0
+    place = pretrained.relative_to(nnunet / "results")
+    assert f"AMAEPlans names the checkpoint {place}: the trainers start from that" in caplog.text
+    written = folder_of(nnunet, name) / "checkpoint_final.safetensors"
+    following = f"next: amae-nnunet-configure 950 {name} --checkpoint {written}\n"
+    assert capsys.readouterr().out.endswith(following)
+    assert configure.main(following.split()[2:]) == 0
+    block = PreprocessedDataset.open("950", name, "AMAEPlans").block
+    assert block.checkpoint["path"] == str(written.relative_to(nnunet / "results"))
+
+
 def test_metrics_that_a_user_deleted_on_the_way_tell_no_epoch_twice(tmp_path):
     write_rows(tmp_path, [{"epoch": epoch} for epoch in range(100, 155)])
     assert read_rows(tmp_path, 150) == [{"epoch": epoch} for epoch in range(100, 150)]
