@@ -20,7 +20,8 @@ from amae_nnunet.errors import ConfigError, unknown_key
 
 Axes = tuple[int, int, int]
 
-#: Encoder sizes by name, for ``encoder=NAME`` (ViT-S, ViT-B, ViT-L of Dosovitskiy et al. 2021).
+#: Encoder sizes by name, for ``encoder=NAME`` (ViT-B and ViT-L of Dosovitskiy et al. 2021, ViT-S of
+#: Touvron et al. 2021).
 ENCODERS: dict[str, dict[str, int]] = {
     "small": {"embed_dim": 384, "depth": 12},
     "base": {"embed_dim": 768, "depth": 12},
@@ -87,7 +88,8 @@ class ModelConfig:
         mlp_ratio: width of the blocks' hidden layer over embed_dim.
         contrast_dim: length of the modality vector m_i. Not in the paper.
         contrast_vectors: the modality vectors, "learned" or "one_hot". Not in the paper.
-        pos_embed: positions, "sincos" (fixed, of the place in mm) or "learned".
+        pos_embed: positions, "sincos" (fixed) or "learned". Not in the paper: that they are of the
+            place in the crop, in mm.
         decoder_embed_dim: width of the MAE decoder. Not in the paper.
         decoder_depth: blocks of the MAE decoder. Not in the paper.
         decoder_num_heads: attention heads of the MAE decoder; 0: one for each 64 channels. Not in
@@ -317,7 +319,7 @@ class PretrainingConfig:
         lr: highest learning rate of AdamW. Not in the paper: its 1e-5 is for 5.7e6 steps.
         schedule: of the learning rate, "cosine" (after a warm-up over 5 % of the steps) or
             "constant". Not in the paper.
-        weight_decay: of AdamW; none on norms, biases and embeddings.
+        weight_decay: of AdamW. Not in the paper: that norms, biases and embeddings have none.
         mask_ratio: share of each contrast's tokens that is hidden.
         whole_contrast_prob: chance that a study hides one contrast whole. Not in the paper.
         picture_every: epochs between pictures; 0: at the end only. Not in the paper.
@@ -363,11 +365,12 @@ class TrainingConfig:
         num_epochs: of the whole training.
         iterations_per_epoch: steps of an epoch. Not in the paper: nnU-Net's.
         val_iterations_per_epoch: validation steps of an epoch. Not in the paper: nnU-Net's.
-        lr: learning rate of AdamW at the start; it falls by nnU-Net's polynomial.
-        weight_decay: of AdamW; none on norms, biases and embeddings.
+        lr: learning rate of AdamW at the start. Not in the paper: that it falls by nnU-Net's
+            polynomial.
+        weight_decay: of AdamW. Not in the paper: that norms, biases and embeddings have none.
         loss: "dice", or "dice_ce" for nnU-Net's Dice + cross-entropy.
         layer_decay: learning rate of each encoder layer over the next one's; 1: all the same, 0:
-            the encoder stays as it is. Not in the paper.
+            its blocks stay as they are. Not in the paper.
         warmup_epochs: in which the learning rate rises linearly. Not in the paper.
         activation_checkpointing: less memory, a third more time. Not in the paper.
         contrast_dropout: chance that each contrast of a training sample is left out ("matched":

@@ -191,7 +191,11 @@ def _rows(config: type, section: str) -> list[str]:
         if field.name not in keys:
             continue
         text, mark, rest = texts[field.name].partition("Not in the paper")
-        origin = f"not in the paper{rest.rstrip('.')}" if mark else "the paper"
+        origin = "the paper"
+        if rest.startswith(": that"):  # the value is the paper's, how it is used is not
+            origin = f"the paper, but not{rest[1:].rstrip('.')}"
+        elif mark:
+            origin = f"not in the paper{rest.rstrip('.')}"
         value = str(field.default).lower() if field.type == "bool" else field.default
         rows.append(f"| `{field.name}` | `{value}` | {_cell(text.rstrip(' .'))} | {origin} |")
     return rows
