@@ -6,8 +6,8 @@ Takes a planned and preprocessed data set, and trains a new model with the value
 writes nothing. A step is what ``amae-nnunet-pretrain`` does: packing, forward and backward pass,
 optimizer. Rows: steps on the same few batches, held in memory; the loader alone; both, as in a run.
 What the loader has read before the clock starts (two batches a worker) is used up first. The share
-of the peak is 3 x the operations of the forward passes (``amae_nnunet.networks.flops``) over time,
-over what a large bfloat16 matrix product reaches on the same GPU.
+of the peak is 3 x the operations of the forward passes (``flops.py``) over time, over what a large
+bfloat16 matrix product reaches on the same GPU.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from benchmark_pretraining import gpu_time, matmul_rate, report
+from flops import mae_flops
 
-from amae_nnunet.networks.flops import mae_flops
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
 from amae_nnunet.pretraining.data import Batch, crop_loader
 from amae_nnunet.pretraining.loop import Options, prepare

@@ -24,11 +24,11 @@ from pathlib import Path
 
 import benchmark_peers as peers
 import torch
+from flops import mae_flops
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amae_nnunet.config import ModelConfig
-from amae_nnunet.networks.flops import mae_flops
 from amae_nnunet.networks.mae import AdaptiveMAE
 from amae_nnunet.networks.masking import Slots, num_visible, random_masking
 from amae_nnunet.networks.packing import pack_studies

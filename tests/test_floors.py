@@ -299,5 +299,5 @@ def test_a_room_brings_in_nothing_heavy_by_another_way(rooms, never, tmp_path):
 
 def test_an_evaluation_begins_without_torch(tmp_path):
     """So that a wrong path is said at once, and predictions are scored without it."""
-    code = "import argparse, amae_nnunet.cli.study, amae_nnunet.evaluation.summary"
+    code = "import argparse, amae_nnunet.cli.evaluation, amae_nnunet.evaluation.summary"
     assert "torch" not in loaded_by([sys.executable, "-c", code], tmp_path)

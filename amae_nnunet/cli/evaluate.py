@@ -101,35 +101,35 @@ def _check(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     _check(args)
-    from amae_nnunet.cli.study import Study, find_trainings
+    from amae_nnunet.cli.evaluation import Evaluation, find_trainings
     from amae_nnunet.evaluation.report import write_report
     from amae_nnunet.evaluation.scores import Failure, Scores, write_csv
     from amae_nnunet.evaluation.summary import Summary
     from amae_nnunet.evaluation.text import tables
     from amae_nnunet.evaluation.worst import draw_worst
 
-    study = Study(args)
-    predictions, failures = study.predict()
-    rows, unread = study.score(predictions)
-    refused = [Failure(case, "", (), why) for case, why in study.failed.items()]
+    evaluation = Evaluation(args)
+    predictions, failures = evaluation.predict()
+    rows, unread = evaluation.score(predictions)
+    refused = [Failure(case, "", (), why) for case, why in evaluation.failed.items()]
     failures = [*refused, *failures, *unread]
     if not rows:
         raise InputError(f"nothing could be scored: {failures[0].case}: {failures[0].reason}")
-    models = [model.name for model in study.models]
-    trained = [model.name for model in study.trained]
-    scores = Scores(rows, models, trained, list(study.labels.values))
+    models = [model.name for model in evaluation.models]
+    trained = [model.name for model in evaluation.trained]
+    scores = Scores(rows, models, trained, list(evaluation.labels.values))
     args.output.mkdir(parents=True, exist_ok=True)
     write_csv(args.output / "cases.csv", scores)
     summary = Summary.of(
         scores,
-        study.wanted,
-        study.contrasts,
-        find_trainings(study.models),
+        evaluation.wanted,
+        evaluation.contrasts,
+        find_trainings(evaluation.models),
         title=args.output.resolve().name,
         tolerance=args.tolerance,
         failures=failures,
     )
-    worst = draw_worst(scores, study.cases, predictions, study.labels)
+    worst = draw_worst(scores, evaluation.cases, predictions, evaluation.labels)
     page = write_report(args.output, summary, worst)
     print(f"\n{tables(summary)}\n\nreport: {page}")
     if failures:

@@ -22,6 +22,7 @@ import numpy as np
 from amae_nnunet.contrasts import ContrastRecord
 from amae_nnunet.errors import InputError
 from amae_nnunet.intact import check_complete, said
+from amae_nnunet.plans.preprocessed import nonzero_channels
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -156,7 +157,7 @@ def preprocess(
         ) from None
     if not np.isfinite(data).all():
         raise InputError("a voxel is NaN or infinite: repair the file")
-    present = [bool(channel.any()) for channel in data]
+    present = nonzero_channels(data)
     if not any(present):
         raise InputError("all its images are zero: there is nothing to predict from")
     return np.ascontiguousarray(data, dtype=np.float32), properties, present

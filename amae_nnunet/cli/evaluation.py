@@ -136,7 +136,7 @@ def find_trainings(models: Sequence[Model]) -> dict[str, list[str]]:
     return found if len(found) < len(models) else {}
 
 
-class Study:
+class Evaluation:
     """The models and the cases, checked against each other before anything is predicted.
 
     Raises:

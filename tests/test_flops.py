@@ -1,11 +1,18 @@
+"""What the benchmarks take for the operations of a pass, against PyTorch's own counter."""
+
+import sys
+from pathlib import Path
+
 import pytest
 from tiny import make_config, pack, studies
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from amae_nnunet.config import ModelConfig
-from amae_nnunet.networks.flops import mae_flops
 from amae_nnunet.networks.mae import AdaptiveMAE
+
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+from flops import mae_flops
 
 
 @pytest.mark.parametrize("contrast_vectors", ["learned", "one_hot"])
