@@ -199,10 +199,10 @@ def test_bad_cases_are_named_and_the_others_go_on(more_as, done, caplog):
 def test_the_preprocessor_of_the_plans_is_asked_for(more_as, done):
     """nnU-Net finds it by its name; one that it does not have is not replaced by its default."""
     name, dataset = more_as("Dataset949_Mine").name, opened()
+    assert len(preprocess_unlabeled(dataset, name, 1).cases) == 5
     configuration = {**dataset.configuration, "preprocessor_name": "NobodysPreprocessor"}
     with pytest.raises(InputError, match="none of the 5 cases of Dataset949_Mine can be used"):
         preprocess_unlabeled(dataclasses.replace(dataset, configuration=configuration), name, 1)
-    assert len(preprocess_unlabeled(dataset, name, 1).cases) == 5
 
 
 def test_a_full_disk_is_no_fault_of_a_case(more_as, done):
