@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from amae_nnunet.errors import AMAEError, InputError
 from amae_nnunet.evaluation.cases import Case, Labels
 from amae_nnunet.evaluation.metrics import METRICS, score
+from amae_nnunet.evaluation.place import Place
 from amae_nnunet.evaluation.subsets import Condition
 from amae_nnunet.intact import check_complete, said
 from amae_nnunet.subsets import Subset, subset_name
@@ -70,7 +71,7 @@ def score_case(
     A file that cannot be read or does not fit the label is a failure, not an error.
     """
     try:
-        drawn, spacing = read_labels(case.label, labels)
+        drawn, place = read_labels(case.label, labels)
     except AMAEError as error:
         return [], [Failure(case.name, NOTHING, (), f"its label: {error}")]
     rows: list[Row] = []
@@ -78,19 +79,19 @@ def score_case(
     for prediction in predictions:
         model, given = prediction.model, prediction.given
         try:
-            predicted, other = read_labels(prediction.path, labels)
-            _check_grid(drawn.shape, spacing, predicted.shape, other)
+            predicted, there = read_labels(prediction.path, labels)
+            there.check(place)
         except AMAEError as error:
             failures.append(Failure(case.name, model, given, str(error)))
             continue
         if model == NOTHING:
             predicted = np.zeros_like(drawn)
-        rows += _rows(case, model, given, drawn, predicted, spacing, labels, tolerance)
+        rows += _rows(case, model, given, drawn, predicted, place.spacing, labels, tolerance)
     return rows, failures
 
 
-def read_labels(path: Path, labels: Labels) -> tuple[NDArray[Any], tuple[float, ...]]:
-    """Voxels (Z, Y, X) of a label or prediction, and their spacing in mm.
+def read_labels(path: Path, labels: Labels) -> tuple[NDArray[Any], Place]:
+    """Voxels (Z, Y, X) of a label or prediction, and where they lie.
 
     Raises:
         InputError: the file is missing, damaged or cannot be read.
@@ -102,21 +103,7 @@ def read_labels(path: Path, labels: Labels) -> tuple[NDArray[Any], tuple[float, 
         voxels, properties = labels.reader().read_seg(str(path))
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path.name} cannot be read ({said(error, path.parent)})") from None
-    return voxels[0], tuple(map(float, properties["spacing"]))
-
-
-def _check_grid(
-    shape: Sequence[int], spacing: Sequence[float], other: Sequence[int], others: Sequence[float]
-) -> None:
-    if tuple(shape) != tuple(other) or not np.allclose(spacing, others, rtol=1e-3):
-        raise InputError(
-            f"the prediction has {_by(other)} voxels of {_by(others)} mm, the label {_by(shape)} "
-            f"of {_by(spacing)} mm: predict on the label's grid"
-        )
-
-
-def _by(values: Sequence[float]) -> str:
-    return " x ".join(f"{value:.4g}" for value in values)
+    return voxels[0], Place.of(voxels[0], properties)
 
 
 def _rows(

@@ -75,6 +75,17 @@ def reference_components(mask):
     return found
 
 
+def test_a_surface_at_the_tolerance_counts_whatever_float32_made_of_the_spacing():
+    label = np.zeros((3, 20, 20), bool)
+    label[1, 5:12, 5:12] = True
+    prediction = np.roll(label, 5, axis=1)  # 2 mm
+    found = [
+        score(label, prediction, (4.0, step, step), tolerance=2.0)["surface_dice"]
+        for step in (0.4, float(np.float32(0.4)))
+    ]
+    assert found[0] == found[1] == 1.0
+
+
 def reference(label, prediction, tolerance):
     a, b = (set(map(tuple, np.argwhere(mask).tolist())) for mask in (label, prediction))
     ml = math.prod(SPACING) / 1000

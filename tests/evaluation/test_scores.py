@@ -37,10 +37,13 @@ REGIONS = {**DATASET, "labels": {"background": 0, "all": [1, 2], "bleed": 2}}
 REGIONS["regions_class_order"] = [1, 2]
 
 
-def write(path, voxels, spacing=SPACING):
+def write(path, voxels, spacing=SPACING, origin=(0, 0, 0), flipped=False):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = sitk.GetImageFromArray(voxels)
     image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    if flipped:  # the same places in another order
+        image = sitk.DICOMOrient(image, "RPS")
     sitk.WriteImage(image, str(path))
     return path
 
@@ -119,9 +122,16 @@ def test_what_cannot_be_scored_is_told_and_stops_nothing(folders, tmp_path):
             tmp_path / "small.nii.gz", voxels[1:]
         ),
         "voxels of 4 x 1.25 x 3 mm": write(tmp_path / "wide.nii.gz", voxels, (3, 1.25, 4)),
+        "elsewhere (a corner is 10 voxels away)": write(
+            tmp_path / "flipped.nii.gz", voxels, flipped=True
+        ),
+        "elsewhere (a corner is 2 voxels away)": write(
+            tmp_path / "moved.nii.gz", voxels, origin=(3, 0, 0)
+        ),
     }
     predictions = [Prediction(f"M{n}", ("ADC",), file) for n, file in enumerate(files.values())]
-    others = [Prediction.of_nothing(case), Prediction("M", ("ADC",), good)]
+    near = write(tmp_path / "near.nii.gz", voxels, origin=(0.1, 0.1, 0.1))
+    others = [Prediction.of_nothing(case), Prediction("M", ("ADC",), near)]
     rows, failures = score_case(case, [*predictions, *others], labels, 2.0)
     assert {(row.model, row.label) for row in rows} == {
         (model, label) for model in ("", "M") for label in ("infarct", "bleed")
