@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from amae_nnunet.convert.names import counted
@@ -44,26 +45,65 @@ def subject_folds(subjects: Mapping[str, str], folds: int = _FOLDS) -> list[Fold
     Raises:
         ConfigError: there are fewer subjects than folds.
     """
-    groups: dict[str, list[str]] = {}
-    for case in sorted(subjects):
-        groups.setdefault(subjects[case], []).append(case)
+    groups = _groups(subjects)
     if not 2 <= folds <= len(groups):
         raise ConfigError(
             f"{folds} folds of {len(groups)} subjects: give 2 to {len(groups)} with --folds"
         )
-    order = sorted(groups, key=lambda subject: (-len(groups[subject]), _hash(subject)))
     validation: list[list[str]] = [[] for _ in range(folds)]
-    for subject in order:
-        min(validation, key=len).extend(groups[subject])
-    return [
-        {"train": sorted(set(subjects) - set(part)), "val": sorted(part)} for part in validation
-    ]
+    for cases in groups:
+        min(validation, key=len).extend(cases)
+    return _folds(validation)
+
+
+def extend_folds(old: list[Fold], subjects: Mapping[str, str]) -> list[Fold]:
+    """Folds of other cases, in which each subject is validated where it was.
+
+    So no model is judged by a case that it was trained on. Cases that are gone are left out; a new
+    subject goes to the fold that has fewest cases, a new case of an old subject to that subject's.
+
+    Args:
+        old: the folds so far.
+        subjects: case -> subject, of all training cases now.
+
+    Returns:
+        As ``subject_folds``; dealt anew where a fold would be empty.
+    """
+    fold_of = {case: number for number, fold in enumerate(old) for case in fold["val"]}
+    validation: list[list[str]] = [[] for _ in old]
+    fresh = []
+    for cases in _groups(subjects):
+        known = Counter(fold_of[case] for case in cases if case in fold_of)
+        if known:  # two, where one patient was taken for two
+            validation[known.most_common(1)[0][0]] += cases
+        else:
+            fresh.append(cases)
+    for cases in fresh:
+        min(validation, key=len).extend(cases)
+    if not all(validation):
+        return subject_folds(subjects, min(len(old), len(set(subjects.values()))))
+    return _folds(validation)
+
+
+def _groups(subjects: Mapping[str, str]) -> list[list[str]]:
+    """The cases of each subject, those with most first, equals in the order of a hash."""
+    groups: dict[str, list[str]] = {}
+    for case in sorted(subjects):
+        groups.setdefault(subjects[case], []).append(case)
+    order = sorted(groups, key=lambda subject: (-len(groups[subject]), _hash(subject)))
+    return [groups[subject] for subject in order]
+
+
+def _folds(validation: Sequence[Sequence[str]]) -> list[Fold]:
+    every = {case for part in validation for case in part}
+    return [{"train": sorted(every - set(part)), "val": sorted(part)} for part in validation]
 
 
 def write_folds(subjects: Mapping[str, str], raw: Path, wanted: int | None) -> list[str]:
     """Write folds beside the raw data set, and where nnU-Net looks for them, if they are needed.
 
-    They are if ``wanted``, if a subject has several cases, or if there were some before.
+    They are if ``wanted``, if a subject has several cases, or if there were some before, which are
+    then extended: models may have been trained on them.
 
     Args:
         subjects: case -> subject, of all training cases.
@@ -80,7 +120,10 @@ def write_folds(subjects: Mapping[str, str], raw: Path, wanted: int | None) -> l
     if possible < max(2, wanted or 0):
         few = f"{counted(possible, 'subject')}, too few for folds: no {SPLITS_FILE} is written"
         return [few] if possible else []
-    folds = subject_folds(subjects, wanted or min(len(old or []) or _FOLDS, possible))
+    if old and wanted in (None, len(old)) and all("val" in fold for fold in old):
+        folds = extend_folds(old, subjects)
+    else:
+        folds = subject_folds(subjects, wanted or min(_FOLDS, possible))
     _write(raw / SPLITS_FILE, folds)
     preprocessed = os.environ.get("nnUNet_preprocessed")
     if not preprocessed:

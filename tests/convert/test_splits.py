@@ -1,8 +1,14 @@
 import json
+import random
 
 import pytest
 
-from amae_nnunet.convert.splits import needs_subject_folds, subject_folds, write_folds
+from amae_nnunet.convert.splits import (
+    extend_folds,
+    needs_subject_folds,
+    subject_folds,
+    write_folds,
+)
 from amae_nnunet.errors import ConfigError
 
 SUBJECTS = {f"case{i:02d}": f"patient{i // 3}" for i in range(20)} | {"lone": "lone"}
@@ -45,11 +51,59 @@ def places(tmp_path, monkeypatch):
     return raw / "splits_final.json", preprocessed / raw.name / "splits_final.json"
 
 
+def validated(folds):
+    """Case -> the fold that it is validated in."""
+    return {case: number for number, fold in enumerate(folds) for case in fold["val"]}
+
+
 def test_both_places_are_written_and_follow_new_cases(places):
-    for subjects in (SUBJECTS, SUBJECTS | {"new": "patient0"}):
+    for subjects in (SUBJECTS, SUBJECTS | {"new": "patient0"}, SUBJECTS | {"other": "other"}):
         assert write_folds(subjects, places[0].parent, None) == []
-        for path in places:
-            assert json.loads(path.read_text()) == subject_folds(subjects)
+        found = [json.loads(path.read_text()) for path in places]
+        assert found[0] == found[1]
+        assert validated(found[0]).keys() == subjects.keys()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_new_and_lost_cases_move_no_other_to_another_fold(seed):
+    """Else a model would be judged by cases that it was trained on."""
+    rng = random.Random(seed)
+    subjects = {f"case{n}": f"patient{rng.randrange(15)}" for n in range(30)}
+    old = subject_folds(subjects, 4)
+    gone = rng.sample(sorted(subjects), 3)
+    now = {case: subject for case, subject in subjects.items() if case not in gone}
+    now |= {f"new{n}": f"patient{rng.randrange(18)}" for n in range(5)}
+    folds, before = extend_folds(old, now), validated(old)
+    after = validated(folds)
+    assert after.keys() == now.keys()
+    assert {case: before[case] for case in now if case in before} == {
+        case: number for case, number in after.items() if case in before
+    }
+    for fold in folds:
+        assert sorted(fold["train"] + fold["val"]) == sorted(now)
+        patients = [{now[case] for case in fold[part]} for part in ("train", "val")]
+        assert patients[0].isdisjoint(patients[1])
+
+
+def test_new_subjects_go_where_fewest_cases_are():
+    old = [{"train": ["c"], "val": ["a", "b"]}, {"train": ["a", "b"], "val": ["c"]}]
+    folds = extend_folds(old, {"a": "a", "b": "b", "c": "c", "d": "d", "e": "e"})
+    assert sorted(len(fold["val"]) for fold in folds) == [2, 3]
+    assert "d" in folds[1]["val"] or "e" in folds[1]["val"]
+
+
+def test_one_patient_who_was_taken_for_two_comes_into_one_fold():
+    old = [{"train": ["c", "d"], "val": ["a", "b"]}, {"train": ["a", "b"], "val": ["c", "d"]}]
+    folds = extend_folds(old, {"a": "x", "b": "x", "c": "x", "d": "d"})
+    assert folds[0] == {"train": ["d"], "val": ["a", "b", "c"]}
+
+
+def test_folds_that_would_be_empty_are_dealt_anew():
+    old = subject_folds({name: name for name in "abcdef"}, 3)
+    left = {case: case for case in old[0]["val"]} | {"x": "x", "y": "y"}
+    assert all(fold["val"] for fold in extend_folds(old, left))
+    few = {"a": "a", "b": "b"}
+    assert extend_folds(old, few) == subject_folds(few, 2)
 
 
 def test_without_nnunets_folder_only_the_raw_one_is_written(places, monkeypatch):
@@ -81,3 +135,5 @@ def test_the_number_of_folds_is_kept(places):
     write_folds(SUBJECTS, places[0].parent, 3)
     write_folds(SUBJECTS, places[0].parent, None)
     assert len(json.loads(places[0].read_text())) == 3
+    write_folds(SUBJECTS, places[0].parent, 4)
+    assert json.loads(places[0].read_text()) == subject_folds(SUBJECTS, 4)
