@@ -102,8 +102,13 @@ class Expected:
         nearest = ", ".join(self.score.present)
         return f"{line}never validated; nearest subset {nearest}: {self.score}"
 
-    def to_json(self, model: Mapping[str, Any]) -> dict[str, Any]:
-        """The content of ``CASE.json``."""
+    def to_json(self, model: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """The content of ``CASE.json``.
+
+        Args:
+            model: what names it.
+            key: of the images.
+        """
         validation = None
         if self.score is not None:
             facts = {"exact": self.exact, "held_out": self.held_out}
@@ -116,6 +121,7 @@ class Expected:
             "required_absent": list(self.required_absent),
             "validation": validation,
             "warnings": self.warnings,
+            "key": key,
             "model": dict(model),
         }
 

@@ -9,6 +9,8 @@ Not in the paper.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import re
 import shlex
@@ -43,6 +45,13 @@ class InputCase:
 
     name: str
     files: dict[int, Path] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """A hash of the files' channels, sizes and times: other images have another."""
+        stats = [(n, path.stat()) for n, path in sorted(self.files.items()) if path.is_file()]
+        content = json.dumps([(n, stat.st_size, stat.st_mtime_ns) for n, stat in stats])
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def check(self, contrasts: Sequence[str]) -> None:
         """Refuse what cannot be predicted, before anything is read.

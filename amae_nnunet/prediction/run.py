@@ -65,6 +65,7 @@ class Run:
     def __init__(self, model: TrainedModel, options: Options) -> None:
         self.model, self.options = model, options
         self.outcome = Outcome()
+        self.keys: dict[str, str] = {}
         self.endings = [model.facts.dataset_json["file_ending"]]
         if options.save_probabilities:
             self.endings += [".npz", ".pkl"]
@@ -103,7 +104,7 @@ class Run:
         return [folder / f"{case}{ending}" for ending in [*self.endings, ".json"]]
 
     def _is_done(self, case: InputCase) -> bool:
-        """Whether an earlier run of the same model, with the same settings, predicted a case."""
+        """Whether an earlier run of the same model and settings predicted a case as it is now."""
         files = self._files(self.options.output, case.name)
         if not self.options.continue_prediction or not all(map(Path.is_file, files)):
             return False
@@ -112,6 +113,13 @@ class Run:
         if not isinstance(theirs, dict) or {**names, **theirs} != names:
             log.warning(
                 "warning: case %s was predicted by another model or with other settings: it is "
+                "predicted again",
+                case.name,
+            )
+            return False
+        if record.get("key", case.key) != case.key:
+            log.warning(
+                "warning: the images of case %s are not those that were predicted: it is "
                 "predicted again",
                 case.name,
             )
@@ -137,6 +145,7 @@ class Run:
             except AMAEError as error:
                 self._fail(case.name, error)
                 continue
+            self.keys[case.name] = case.key  # of what is read now
             yield case, preprocess, (case, self.model.facts, self._scratch(case.name))
 
     def _exports(self, reads: Iterable[tuple[InputCase, Future[Any]]]) -> Iterator[Job]:
@@ -164,7 +173,8 @@ class Run:
             scratch = self._scratch(case.name)
             try:
                 scratch.mkdir(parents=True, exist_ok=True)
-                write_json(scratch / f"{case.name}.json", expected.to_json(model.names))
+                record = expected.to_json(model.names, self.keys[case.name])
+                write_json(scratch / f"{case.name}.json", record)
             except OSError as error:
                 self._fail(case.name, error)
                 continue

@@ -48,7 +48,7 @@ def test_scores_of_training_cases_are_said_to_be_such():
 
 
 def test_the_file_has_plain_types_and_all_of_it(tmp_path):
-    write_json(tmp_path / "case_1.json", expected("1100", scores()).to_json({"folds": ["0"]}))
+    write_json(tmp_path / "case_1.json", expected("1100", scores()).to_json({"folds": ["0"]}, "f0"))
     assert [path.name for path in tmp_path.iterdir()] == ["case_1.json"]
     assert json.loads((tmp_path / "case_1.json").read_text()) == {
         "schema": 1,
@@ -65,9 +65,10 @@ def test_the_file_has_plain_types_and_all_of_it(tmp_path):
             "held_out": True,
         },
         "warnings": ["the required contrast GRE or SWI is absent"],
+        "key": "f0",
         "model": {"folds": ["0"]},
     }
-    assert expected("1100").to_json({})["validation"] is None
+    assert expected("1100").to_json({}, "")["validation"] is None
 
 
 def test_a_validation_of_another_checkpoint_is_warned_of():

@@ -159,6 +159,19 @@ def test_a_run_goes_on_where_it_stopped(place, names, model, tmp_path):
     assert predict(model, inputs, output).done == names
 
 
+def test_images_that_were_changed_are_predicted_again(place, names, model, tmp_path, caplog):
+    inputs, output = place.folder(tmp_path / "in"), tmp_path / "out"
+    assert predict(model, inputs, output).done == names
+    changed = inputs / f"{names[0]}_0001.nii.gz"
+    changed.write_bytes((inputs / f"{names[1]}_0001.nii.gz").read_bytes())
+    outcome = predict(model, inputs, output, continue_prediction=True)
+    assert (outcome.skipped, outcome.done) == ([names[1]], [names[0]])
+    assert f"the images of case {names[0]} are not those that were predicted" in caplog.text
+    (inputs / f"{names[1]}_0001.nii.gz").unlink()  # a contrast less
+    outcome = predict(model, inputs, output, continue_prediction=True)
+    assert (outcome.skipped, outcome.done) == ([names[0]], [names[1]])
+
+
 def test_it_does_not_go_on_with_what_another_model_predicted(place, names, model, tmp_path, caplog):
     inputs, output = place.folder(tmp_path / "in"), tmp_path / "out"
     assert predict(model, inputs, output, save_probabilities=True).done == names
