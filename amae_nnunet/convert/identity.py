@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import secrets
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from pathlib import Path
 from amae_nnunet.convert.codes import CODES
 from amae_nnunet.convert.source import NiftiFile, RawCase, Source
 from amae_nnunet.errors import ConfigError
+from amae_nnunet.whole import write_whole
 
 _DIGITS = 12  # 48 bits: two of 45,000 studies meet with a chance of 4 in a million
 _MIN_KEY = 16  # bytes
@@ -91,13 +93,18 @@ class Identities:
 
 
 def _make_key(path: Path) -> None:
+    """Make the file, whole at once: of several runs one makes it, and the others read that."""
+    if path.exists():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
+    mine = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
+    write_whole(mine, secrets.token_hex(32) + "\n", mode=0o600)
     try:
-        made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.link(mine, path)
     except FileExistsError:
         return
-    with os.fdopen(made, "w") as file:
-        file.write(secrets.token_hex(32) + "\n")
+    finally:
+        mine.unlink()
     _log.info("new key: %s: keep it, only with it can studies be found again or added", path)
 
 

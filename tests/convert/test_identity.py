@@ -32,6 +32,18 @@ def test_a_new_key_is_told_and_only_made_where_it_may(tmp_path, caplog):
     assert len(caplog.records) == 1
 
 
+def test_of_two_runs_that_make_the_key_both_have_that_of_the_first(tmp_path, monkeypatch):
+    path, other = tmp_path / "id.key", "0" * 64
+
+    def link(source, target):  # the other run was here
+        path.write_text(other)
+        raise FileExistsError
+
+    monkeypatch.setattr(os, "link", link)
+    assert Identities.from_file(path).key == other.encode()
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_key_is_known_by_its_mark_and_by_what_it_named():
     ids, other = Identities(b"k" * 16), Identities(b"l" * 16)
     assert ids.mark == Identities(b"k" * 16).mark != other.mark
