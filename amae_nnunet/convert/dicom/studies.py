@@ -73,7 +73,7 @@ def select(
         refused = _not_one_study(study, selection.sheet)
         if refused:  # the sheet leaves it to the user
             choices = [Choice(why_not=refused.message)] * len(study)
-        case, subject = _names(study[0], selection.ids)
+        case, subject = _names(study, selection.ids)
         rows += [make_row(case, subject, *pair) for pair in zip(judged, choices, strict=True)]
         chosen = {
             choice.channel: DicomVolume(item.stack, item.verdict.evidence, choice.warnings)
@@ -144,9 +144,11 @@ def _studies(stacks: Sequence[Stack]) -> list[list[Stack]]:
     return list(studies.values())
 
 
-def _names(stack: Stack, ids: Identities) -> tuple[str, str]:
-    """Case and subject; a study without a PatientID is a subject of its own."""
-    return ids.case(stack.study), ids.subject(stack.patient or f"study {stack.study}")
+def _names(study: Sequence[Stack], ids: Identities) -> tuple[str, str]:
+    """Case and subject; a study in which no file has a PatientID is a subject of its own."""
+    uid = study[0].study
+    patient = next((stack.patient for stack in study if stack.patient), f"study {uid}")
+    return ids.case(uid), ids.subject(patient)
 
 
 def _judge(stack: Stack, rules: Rules) -> Judged:
@@ -160,7 +162,7 @@ def _lost(
     owners: dict[str, set[tuple[str, str]]] = {}
     for study in studies:
         for stack in study:
-            owners.setdefault(stack.folder, set()).add(_names(study[0], ids))
+            owners.setdefault(stack.folder, set()).add(_names(study, ids))
     lost: dict[str, list[Row]] = {}
     for row in unreadable_rows(skipped, owners, ids):
         lost.setdefault(row.case, []).append(row)

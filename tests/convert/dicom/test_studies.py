@@ -106,6 +106,15 @@ def unknown(folder, number, *, slices=SHAPE[2], **header):
     )  # fmt: skip
 
 
+def test_the_patient_of_a_study_is_known_if_any_series_names_him(tmp_path):
+    write_study(tmp_path / "a", patient="", without=("TRACE", "T1"))  # the first series
+    write_study(tmp_path / "b", without=("ADC",))
+    write_study(tmp_path / "c", study="S2")
+    _, _, rows, cases = go(tmp_path)
+    assert len(cases) == 2
+    assert {raw.subject for raw in cases} == {row.subject for row in rows} == {IDS.subject("P1")}
+
+
 def test_a_missing_contrast_says_what_the_series_are_instead(tmp_path):
     for number, slices in ((1, 4), (2, 5), (3, SHAPE[2])):
         unknown(tmp_path, number, slices=slices)
