@@ -217,7 +217,7 @@ def _request(args: argparse.Namespace) -> Request:
         hash_ids=args.ids == "hash",
         key=args.key,
         strict=args.strict,
-        with_label=not inference and args.split != "unlabeled",
+        with_label=not inference,
         processes=args.processes,
     )
 

@@ -163,7 +163,9 @@ def _read_label(found: _Findings) -> sitk.Image | None:
         return None
     voxels, affine = source.read(job.folder)
     found.warnings += _doubts_about_place(source, job.options)
-    values = label_values(voxels, template.labels, source.name, template.label_map)
+    values = label_values(
+        voxels, template.labels, source.name, template.label_map, template.all_mapped
+    )
     return make_image(values, affine)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from amae_nnunet.convert.bids import scan_bids
 from amae_nnunet.convert.codes import folded
 from amae_nnunet.convert.identity import Identities, default_key_file, hash_cases
-from amae_nnunet.convert.layouts import NAMES, detect_layout, layout_template, scan_layout
+from amae_nnunet.convert.layouts import NAMES, NNUNET, detect_layout, layout_template, scan_layout
 from amae_nnunet.convert.model import template_of_model
 from amae_nnunet.convert.names import counted, listed, say_renamed
 from amae_nnunet.convert.overview import table
@@ -141,7 +141,9 @@ def find_template(request: Request) -> Template:
     if request.model:
         given = template_of_model(request.model, given)
     if request.layout in NAMES:
-        return layout_template(request.layout, request.root, given, request.with_label)
+        asked = request.split != "unlabeled" or request.layout == NNUNET  # names splits itself
+        with_label = request.with_label and asked
+        return layout_template(request.layout, request.root, given, with_label)
     if given is None:
         raise ConfigError("which template? give -t LGG, -t Infarct or -t FILE.json")
     return given
@@ -158,7 +160,18 @@ def _scan(request: Request, template: Template) -> list[RawCase]:
 
 
 def _found(request: Request, template: Template, cases: Sequence[RawCase]) -> Input:
-    """The cases, with hashed names if asked for, those that lack a label with a problem."""
+    """The cases, with hashed names if asked for, those that lack a label with a problem.
+
+    Raises:
+        ConfigError: they are to be unlabelled, and each is said to be something else.
+    """
+    named = {raw.split for raw in cases}
+    if request.split == "unlabeled" and named and not named & {None, "unlabeled"}:
+        raise ConfigError(
+            f"--split unlabeled: {request.root} itself says of each case that it is "
+            f"{' or '.join(sorted(filter(None, named)))}: leave --split out, or take the labels "
+            "(or the column split) out of it"
+        )
     if request.hash_ids:
         cases = hash_cases(cases, request.identities())
     else:

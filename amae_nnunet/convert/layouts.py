@@ -185,6 +185,7 @@ def _own_template(name: str, root: Path) -> tuple[Template, Mapping[str, int]]:
         label_patterns=tuple(patterns),
         labels={label: value for value, label in enumerate(ordered)},
         label_map={values[label]: value for value, label in enumerate(ordered)},
+        all_mapped=True,
     )
     return template, values
 
@@ -192,6 +193,7 @@ def _own_template(name: str, root: Path) -> tuple[Template, Mapping[str, int]]:
 def _map_labels(values: Mapping[str, int], template: Template, where: str) -> Template:
     """The template with a map from the values of the files to its own, by name; its own map wins.
 
+    A value that neither the layout nor that map has is not taken for the template's of that number.
     One label besides the background is taken for the template's one label, whatever its name.
     """
     meant = {name: value for name, value in values.items() if value}
@@ -207,7 +209,7 @@ def _map_labels(values: Mapping[str, int], template: Template, where: str) -> Te
             f"{where} has labels {', '.join(unknown)}, the template has {', '.join(wanted)}: say "
             'in the template what they become, with "map": {"VALUE": VALUE} in its label'
         )
-    return replace(template, label_map=mapped)
+    return replace(template, label_map=mapped, all_mapped=True)
 
 
 def _scan_folder(folder: Path, root: Path, name: str, template: Template) -> list[RawCase]:

@@ -115,6 +115,7 @@ def label_values(
     labels: Mapping[str, int],
     name: str,
     label_map: Mapping[int, int] | None = None,
+    all_mapped: bool = False,
 ) -> np.ndarray:
     """The voxels of a label as uint8; values within 0.001 of a whole number are rounded.
 
@@ -123,6 +124,7 @@ def label_values(
         labels: name -> value that the result may have.
         name: what errors call the file.
         label_map: value in the file -> value of ``labels``, where the two differ.
+        all_mapped: whether the file may have no value but 0 that is not in ``label_map``.
 
     Raises:
         CaseError: a value is not one of the template's.
@@ -132,6 +134,8 @@ def label_values(
     for old, new in (label_map or {}).items():
         values[rounded == old] = new
     unknown = ~np.isin(values, list(labels.values()))
+    if all_mapped:
+        unknown |= ~np.isin(rounded, [0, *(label_map or {})])
     if voxels.dtype.kind == "f":
         unknown |= np.abs(voxels - rounded) > _MAX_LABEL_ERROR
     if unknown.any():

@@ -9,7 +9,6 @@ ledger in a folder of its own; whoever opens the whole target takes all parts in
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -33,8 +32,9 @@ from amae_nnunet.convert.subjects import mark_shared
 from amae_nnunet.convert.target import LAYOUT, Target
 from amae_nnunet.convert.template import Template
 from amae_nnunet.convert.worker import DISK_FULL, Converted
-from amae_nnunet.errors import CannotWrite, ConfigError
+from amae_nnunet.errors import CannotWrite, ConfigError, InputError
 from amae_nnunet.lock import locked
+from amae_nnunet.parse import parse_json
 
 LEDGER = "cases.jsonl"
 FAILURES = "failures.jsonl"
@@ -61,7 +61,7 @@ def opened(
         ConfigError: the folder is not ours, is in use by another run, is of other contrasts,
             labels or splits, or its cases are named another way.
         CannotWrite: its disk is full.
-        InputError: its ledger or record cannot be read.
+        InputError: its ledger, its record or its description cannot be read.
     """
     _check_folder(target)
     with ExitStack() as stack:
@@ -256,7 +256,12 @@ class Output:
                 f"has {', '.join(template.contrasts)}: choose another data set or template"
             )
         if described.is_file():
-            labels = json.loads(described.read_text(encoding="utf-8"))["labels"]
+            try:
+                labels = parse_json(described.read_text(encoding="utf-8"))["labels"]
+            except (ValueError, LookupError, TypeError):
+                raise InputError(
+                    f"{described} is damaged: restore it, or remove {folder.name} and convert anew"
+                ) from None
             if labels != template.labels:
                 raise ConfigError(
                     f"{folder.name} has the labels {labels}, template {template.name} has "

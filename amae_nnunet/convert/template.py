@@ -53,6 +53,7 @@ class Template:
         labels: name -> value, 0 upwards without a gap.
         accepts: channel -> contrasts that may feed it, the best first; all channels.
         label_map: value in a label file -> value of ``labels``, where the two differ.
+        all_mapped: whether ``label_map`` has all values that a label file may have, but 0.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Template:
     labels: Mapping[str, int]
     accepts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     label_map: Mapping[int, int] = field(default_factory=dict)
+    all_mapped: bool = False
 
     def __post_init__(self) -> None:
         accepts = {channel: self.accepts.get(channel, (channel,)) for channel in self.contrasts}

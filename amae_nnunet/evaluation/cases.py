@@ -90,7 +90,7 @@ def find_dataset_json(places: Sequence[Path]) -> dict[str, Any]:
             try:
                 content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
                 _ = content["labels"], content["file_ending"]
-            except (ValueError, KeyError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{path} is not nnU-Net's dataset.json ({error!r})") from None
             return content
     raise ConfigError("no dataset.json lies beside models, labels or images: give one with -djfile")

@@ -531,6 +531,14 @@ def test_a_data_set_of_another_template_is_refused(go, tmp_path, changes, messag
         go(template=load_template(str(write_template(tmp_path, **changes))))
 
 
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_description_is_one_line(go, target, content):
+    assert go() == (2, 0, 0)
+    (target.folder / "dataset.json").write_text(content)
+    with pytest.raises(InputError, match=r"dataset.json is damaged: restore it, or remove"):
+        go()
+
+
 def test_a_foreign_folder_is_refused_and_left_alone(go, target, tmp_path):
     target.folder.mkdir()
     (target.folder / "precious.txt").write_text("mine")

@@ -33,6 +33,17 @@ def test_a_training_case_needs_a_label_and_others_do_not(request_):
         assert [raw.code for raw in find_cases(replace(request_, **changes)).cases] == ["", ""]
 
 
+def test_unlabeled_is_refused_where_the_input_says_what_each_case_is(request_, tmp_path):
+    table = tmp_path / "raw.csv"
+    rows = ["case,split,FLAIR", "a,train,raw/a/FLAIR.nii.gz", "b,{},raw/b/FLAIR.nii.gz"]
+    asked = replace(request_, root=table, layout="table", split="unlabeled")
+    table.write_text("\n".join(rows).format("test"))
+    with pytest.raises(ConfigError, match=r"raw.csv itself says .* it is test or train: leave"):
+        find_cases(asked)
+    table.write_text("\n".join(rows).format(""))
+    assert [raw.code for raw in find_cases(asked).cases] == ["E_NO_LABEL", ""]
+
+
 def test_a_dry_run_leaves_a_sheet_that_gives_the_same_cases(request_, tmp_path):
     sheet = tmp_path / "series.tsv"
     found = dry_run(replace(request_, split="test"), sheet)

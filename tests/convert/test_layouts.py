@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from convert.studies import SHAPE, lesion, save, voxels, write_template
 
+from amae_nnunet.convert.codes import CaseError
 from amae_nnunet.convert.layouts import (
     LAYOUTS,
     NAMES,
@@ -173,6 +174,27 @@ def test_a_label_without_a_meaning_is_refused_until_it_is_mapped(tmp_path):
     )
     values = label_values(np.array([0, 1, 2, 4]), template.labels, "x", template.label_map)
     assert values.tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("layout", "labels", "stray"),
+    [
+        ("brats21", None, 3),  # 4 becomes 3
+        ("brats21", {"background": 0, "necrosis": 1, "edema": 2, "enhancing": 3}, 3),
+        ("isles22", {"background": 0, "infarct": 1, "haemorrhage": 2}, 2),
+    ],
+)
+def test_a_value_that_the_layout_does_not_have_is_not_the_templates_of_that_number(
+    tmp_path, layout, labels, stray
+):
+    contrasts = {name: ["x"] for name in LAYOUTS[layout]["contrasts"]}
+    label = {"patterns": ["seg"], "labels": labels}
+    given = template_of(tmp_path, contrasts=contrasts, label=label) if labels else None
+    template = layout_template(layout, None, given)
+    rest = (template.labels, "x", template.label_map, template.all_mapped)
+    assert label_values(np.array([0, 1]), *rest).tolist() == [0, 1]
+    with pytest.raises(CaseError, match=f"has label values {stray} that the template does not"):
+        label_values(np.array([0, 1, stray]), *rest)
 
 
 def test_one_label_is_the_one_label(tmp_path):

@@ -325,9 +325,10 @@ def test_labels_and_the_data_set_are_found_or_asked_for(folders):
         find_labels(folders, ".nii.gz")
     with pytest.raises(ConfigError, match="give one with -djfile"):
         find_dataset_json([folders / "labels"])
-    (folders / "dataset.json").write_text("{}")
-    with pytest.raises(InputError, match="is not nnU-Net's dataset"):
-        find_dataset_json([folders / "labels"])
+    for content in ("{}", "[]"):
+        (folders / "dataset.json").write_text(content)
+        with pytest.raises(InputError, match="is not nnU-Net's dataset"):
+            find_dataset_json([folders / "labels"])
     (folders / "dataset.json").write_text(json.dumps(DATASET))
     assert find_dataset_json([folders / "labels"]) == DATASET
     assert find_dataset_json([folders / "dataset.json"]) == DATASET
