@@ -42,7 +42,7 @@ def write_report(
         title: of the page: the data set's name.
         channels: the contrasts in channel order.
         entries: the ledger's lines, in its order.
-        failures: the failures' lines; one with the key ``contrast`` cost a case one contrast only.
+        failures: the failures' lines.
         montage_folder: where the pictures ``CASE.webp`` lie, relative to ``folder``.
 
     Returns:
@@ -84,7 +84,7 @@ def summarise(
     return {
         "cases": {
             "converted": len(entries),
-            "failed": sum("contrast" not in failure for failure in failures),
+            "failed": len(failures),
             "doubted": len(doubted),
             "labelled": sum("label" in entry for entry in entries),
             "subjects": len({entry.get("subject", entry["case"]) for entry in entries}),
@@ -110,8 +110,7 @@ def summarise(
 def _problems(item: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Case, code and text of what is wrong with a line of the ledger or of the failures."""
     if "error" in item:
-        prefix = f"{item['contrast']}: " if "contrast" in item else ""
-        return [(item["case"], item["code"], prefix + item["error"])]
+        return [(item["case"], item["code"], item["error"])]
     pairs = [text.partition(": ") for text in item.get("warnings", ())]
     return [(item["case"], code, text) for code, _, text in pairs]
 

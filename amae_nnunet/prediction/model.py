@@ -30,7 +30,6 @@ class TrainedModel:
     """Folds of a model that predict together.
 
     Attributes:
-        folder: that it was read from.
         predictor: nnU-Net's, initialized.
         facts: for preprocessing and export.
         contrasts: names in channel order.
@@ -40,7 +39,6 @@ class TrainedModel:
             for the record.
     """
 
-    folder: Path
     predictor: MirrorBatchPredictor
     facts: ModelFacts
     contrasts: tuple[str, ...]
@@ -92,7 +90,6 @@ class TrainedModel:
             "sha256": {fold: file_sha256(folder / f"fold_{fold}" / checkpoint) for fold in folds},
         }
         return cls(
-            folder,
             predictor,
             ModelFacts(plans, configuration, dataset_json, len(contrasts)),
             contrasts,
