@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=[],
         metavar="CASE",
-        help="cases to draw as the run goes (default: three that have the most contrasts)",
+        help="cases to draw as the run goes (default: three that together show most contrasts)",
     )
     parser.add_argument(
         "--tensorboard", action="store_true", help="write the numbers for TensorBoard as well"
@@ -184,7 +184,14 @@ def _add_contrast(args: argparse.Namespace, dataset: PreprocessedDataset, option
     source = args.checkpoint or results_folder(dataset, args.fold) / CHECKPOINT_NAME
     path = add_contrast(source, args.add_contrast, dataset, options)
     print(f"wrote {path}")
-    print(f"next: {_configure(args, dataset, path)}")
+    if args.add_contrast in dataset.block.contrasts:
+        print(f"next: {_configure(args, dataset, path)}")
+    else:
+        file = shlex.quote(str(path))
+        print(
+            f"next: amae-nnunet-configure DATASET 3d_fullres --checkpoint {file}  # DATASET: one "
+            f"that has {args.add_contrast}"
+        )
     return 0
 
 

@@ -118,6 +118,7 @@ def _share(args: argparse.Namespace, path: Path) -> None:
 def _show(args: argparse.Namespace, path: Path) -> None:
     from amae_nnunet.networks.checkpoint import load_mae, read_checkpoint
     from amae_nnunet.plans.preprocessed import PreprocessedDataset
+    from amae_nnunet.pretraining.check import doubtful
     from amae_nnunet.pretraining.show import check_spacing, find_studies, show_study
 
     checkpoint = read_checkpoint(path)
@@ -136,6 +137,8 @@ def _show(args: argparse.Namespace, path: Path) -> None:
     mask_ratio = checkpoint.mask_ratio
     if args.check:
         _check(model, studies, args.output / "check.json", mask_ratio, args.seed)
+        if doubt := doubtful(checkpoint.facts):
+            print(doubt)
         return
     for study in studies:
         skills = show_study(

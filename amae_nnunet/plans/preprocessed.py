@@ -122,6 +122,9 @@ def _has(path: Path, configuration: str) -> bool:
 
 def _planning(name: str, configuration: str, plans_name: str) -> str:
     """What writes plans of this name."""
+    raw = Path(os.environ.get("nnUNet_raw", ""), name)
+    if (raw / "imagesTr").is_dir() and not (raw / "labelsTr").exists():
+        return f"it has no labels: name the labelled data set, and {name} with --unlabeled"
     if plans_name == PLANS_NAME:
         return f"run amae-nnunet-configure {dataset_number(name)} {configuration}"
     return f"run nnUNetv2_plan_and_preprocess -d {dataset_number(name)}"

@@ -101,10 +101,11 @@ def add_contrast(
     before = masked_error(model, held or fitted, mask_ratio, fit.seed)
     fit_contrast(model, fitted, mask_ratio, fit, options.num_workers)
     after = masked_error(model, held or fitted, mask_ratio, fit.seed)
-    count = f"{len(held)} held-out" if held else f"{len(fitted)}"
+    count = f"{len(held)} held-out" if held else "the fitted ones, all"
     log.info(
-        "%s: masked error %.4f with the mean vector, %.4f fitted (%s of %d studies)",
-        name, before, after, count, len(studies),
+        "masked error of %s alone, in the middle of %s of %d studies: %.4f with the mean vector, "
+        "%.4f fitted",
+        name, count, len(studies), before, after,
     )  # fmt: skip
     if not after < before:
         log.warning("warning: the fit does not help: give more studies, or check the images")

@@ -1,8 +1,8 @@
 """The pictures of a run as it goes: progress, and reconstructions of a few fixed studies.
 
-The studies are those that the user names, else the three that have the most contrasts, the first
-by name; of the fold's validation cases, which the run does not train on, where it has a fold. Masks
-are always the same, so that pictures of two epochs can be compared. Not in the paper.
+The studies are those that the user names, else three that together show most contrasts; of the
+fold's validation cases, which the run does not train on, where it has a fold. Masks are always the
+same, so that pictures of two epochs can be compared. Not in the paper.
 """
 
 from __future__ import annotations
@@ -93,10 +93,20 @@ def _choose(
     everyone: Sequence[Study], candidates: Sequence[Study], names: Sequence[str]
 ) -> list[Study]:
     if not names:
-        ranked = sorted(candidates, key=lambda study: (-len(study.contrasts), study.name))
-        return ranked[:NUM_STUDIES]
+        return _varied(candidates)
     known = {study.name: study for study in everyone}
     return [known[_meant(name, known)] for name in names]
+
+
+def _varied(studies: Sequence[Study]) -> list[Study]:
+    """Three studies: each brings most contrasts that none before has, then most of all."""
+    left, chosen = sorted(studies, key=lambda study: study.name), list[Study]()
+    while left and len(chosen) < NUM_STUDIES:
+        shown = {row for study in chosen for row in study.contrasts}
+        best = max(left, key=lambda s: (len(set(s.contrasts) - shown), len(s.contrasts)))
+        left.remove(best)
+        chosen.append(best)
+    return chosen
 
 
 def _meant(name: str, known: Iterable[str]) -> str:

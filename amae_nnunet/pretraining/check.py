@@ -15,7 +15,7 @@ so that a swap is not beaten by a name that is better for one image alone. Not i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,6 +32,8 @@ from amae_nnunet.pretraining.studies import Study
 DRAWS = 8
 MARGIN = 0.01
 CERTAIN = 3.0
+#: Skill of a model that seldom lists right names (measured: ``docs/pretraining.md``).
+SURE = 0.5
 
 #: Row of the model that an image is declared as -> row under which it is rebuilt.
 Renaming = dict[int, int]
@@ -144,6 +146,23 @@ def outcomes(
                 saved = sum(declared.values()) - sum(renamed.values())
                 values.append(Outcome(1 - after / before, saved, after / len(trial)))
     return found
+
+
+def doubtful(facts: Mapping[str, Any]) -> str:
+    """What is to be said if a checkpoint's model knows too little to name images, or nothing.
+
+    Args:
+        facts: of the checkpoint.
+    """
+    skills = [
+        v for v in facts.get("last_epoch", {}).get("skill_mean", {}).values() if v is not None
+    ]
+    if not skills or min(skills) >= SURE:
+        return ""
+    return (
+        f"the model's skills against the mean are {min(skills):.2f} to {max(skills):.2f}: below "
+        f"{SURE} it lists right names as well"
+    )
 
 
 def check_study(

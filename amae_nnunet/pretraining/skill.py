@@ -31,7 +31,7 @@ SKILL_STEPS, SKILL_STRIDE = 8, 2
 #: What is summed up for each contrast. The linear map exists only beside other contrasts, so the
 #: model's error is summed a second time over the same slots.
 SUMS = ("model", "mean", "model_beside_linear", "linear", "predicted_variance", "true_variance")
-#: An alarm looks at this many epochs, after the first 5 % of all, or as many.
+#: An alarm looks at this many epochs, none of them among the first 5 % (the warm-up).
 ALARM_EPOCHS = 10
 #: Share of the images' variance under which predictions count as constant.
 COLLAPSED = 0.01
@@ -135,12 +135,12 @@ def alarm(rows: Sequence[dict[str, Any]], num_epochs: int) -> str:
         rows: lines of ``metrics.jsonl``, one an epoch.
         num_epochs: of the whole run.
     """
-    if len(rows) < max(ALARM_EPOCHS, num_epochs // 20):
+    if len(rows) < num_epochs // 20 + ALARM_EPOCHS:
         return ""
     last = rows[-ALARM_EPOCHS:]
     for key, limit, what in (
-        ("spread", COLLAPSED, "the predictions of {} have collapsed to a constant"),
-        ("skill_mean", 0.0, "{} is rebuilt no better than by its mean"),
+        ("spread", COLLAPSED, "the predictions have collapsed to a constant for {}"),
+        ("skill_mean", 0.0, "the model is no better than the mean for {}"),
     ):
         names = []
         for name in last[-1][key]:
@@ -150,7 +150,7 @@ def alarm(rows: Sequence[dict[str, Any]], num_epochs: int) -> str:
                 names.append(name)
         if names:
             return (
-                f"{what.format(', '.join(names))}, for {ALARM_EPOCHS} epochs: look at "
-                "reconstruction_epoch_*.png; raise pretraining.lr, or lower it if the loss jumps"
+                f"{what.format(', '.join(names))}, for {ALARM_EPOCHS} epochs: if progress.png "
+                "shows no rise, raise pretraining.lr, or lower it if the loss jumps"
             )
     return ""

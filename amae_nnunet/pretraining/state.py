@@ -114,7 +114,8 @@ class SavedState:
         if gone:
             raise CheckpointError(
                 f"{self.path} was trained on {count} studies, of which {gone} are gone: give the "
-                "same -f and --unlabeled as before, or delete the folder to start anew"
+                "same -f and --unlabeled as before, and preprocess again what a warning above says "
+                "is missing; or delete the folder to start anew"
             )
         if new:
             log.warning(
@@ -203,10 +204,20 @@ def _identity(run: Run) -> dict[str, Any]:
 
 def _check_identity(saved: SavedState, run: Run) -> None:
     path, theirs = saved.path, saved.identity
-    if ModelConfig.from_json(theirs["model"]) != run.model.config:
+    model = ModelConfig.from_json(theirs["model"])
+    if model.contrasts != run.model.config.contrasts:
         raise CheckpointError(
-            f"{path} is of another model than the plans describe: undo the change of the plans (or "
-            "of --unlabeled), or delete the folder to start anew"
+            f"{path} is of a model of {', '.join(model.contrasts)}, the data sets now have "
+            f"{', '.join(run.model.config.contrasts)}: give the same --unlabeled as before, or "
+            "begin a new run (another --name of amae-nnunet-configure)"
+        )
+    if model != run.model.config:
+        changed = next(f.name for f in dataclasses.fields(model)
+                       if getattr(model, f.name) != getattr(run.model.config, f.name))  # fmt: skip
+        raise CheckpointError(
+            f"{path} is of another model than the plans describe ({changed} was "
+            f"{getattr(model, changed)}): undo the change of the plans, or delete the folder to "
+            "start anew"
         )
     for key, value in _identity(run)["order"].items():
         before = theirs["order"].get(key, value)  # states of old do not tell

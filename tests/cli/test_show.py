@@ -207,6 +207,14 @@ def test_check_writes_what_it_found(nnunet, run, capsys):
     assert f"{len(found['found'])} of {found['checked']} cases" in capsys.readouterr().out
 
 
+def test_check_says_of_a_model_that_knows_little_that_it_lists_right_names(run, capsys):
+    run("--check")
+    assert re.search(
+        r"skills against the mean are -?0\.\d\d to -?0\.\d\d: below 0\.5 it lists right names",
+        capsys.readouterr().out,
+    )
+
+
 def test_check_puts_the_largest_gain_first(nnunet, run, monkeypatch):
     gains = iter([0.02, 0.3, 0.1])
 

@@ -170,7 +170,7 @@ def test_the_fitted_vector_rebuilds_unseen_studies_better_than_the_mean(
     errors = added["masked_error"]
     assert (added["studies"], errors["held_out"]) == (5, True)
     assert errors["fitted"] < 0.95 * errors["mean_vector"]
-    assert "fitted (1 held-out of 6 studies)" in caplog.text
+    assert "error of ADC alone, in the middle of 1 held-out of 6 studies: " in caplog.text
     words = ["950", "3d_fullres", "-o", "AddedPlans", "--checkpoint", str(written)]
     assert configure.main(words) == 0
     assert "contrasts: ADC, TRACE, T2 from the checkpoint\n" in capsys.readouterr().out

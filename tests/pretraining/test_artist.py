@@ -7,7 +7,7 @@ from amae_nnunet.cli import configure, pretrain
 from amae_nnunet.errors import ConfigError
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
 from amae_nnunet.pretraining.artist import Artist
-from amae_nnunet.pretraining.studies import labelled_studies
+from amae_nnunet.pretraining.studies import Study, labelled_studies
 
 
 @pytest.fixture
@@ -61,6 +61,13 @@ def test_else_three_studies_with_the_most_contrasts_are(opened):
     others = [study.name for study in studies if len(study.contrasts) < 3]
     assert 0 < len(full) < len(studies)
     assert drawn(opened) == (sorted(full) + sorted(others))[:3]
+
+
+def test_together_they_show_all_contrasts_if_three_studies_can(opened):
+    many = [Study("D", f"a{n}", opened.data_folder, (0, 1, 2), (0, 1, 2)) for n in range(5)]
+    other = Study("D", "b", opened.data_folder, (0, 1), (0, 3))
+    shown = Artist(opened, "all", [*many, other]).studies
+    assert [study.case for study in shown] == ["a0", "b", "a1"]
 
 
 def test_of_a_fold_only_validation_cases_are_and_any_case_may_be_named(opened):

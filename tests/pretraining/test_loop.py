@@ -118,6 +118,12 @@ def test_a_run_whose_plans_name_a_checkpoint_says_that_trainers_take_that_one(
     assert block.checkpoint["path"] == str(written.relative_to(nnunet / "results"))
 
 
+def test_an_unlabelled_data_set_in_the_place_of_the_labelled_one_is_told(more, capsys):
+    assert pretrain.main(["940", "3d_fullres"]) == 3
+    message = f"it has no labels: name the labelled data set, and {more} with --unlabeled"
+    assert message in capsys.readouterr().err
+
+
 def test_metrics_that_a_user_deleted_on_the_way_tell_no_epoch_twice(tmp_path):
     write_rows(tmp_path, [{"epoch": epoch} for epoch in range(100, 155)])
     assert read_rows(tmp_path, 150) == [{"epoch": epoch} for epoch in range(100, 150)]

@@ -209,7 +209,7 @@ def test_two_damaged_states_are_refused(nnunet, whole, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "flags", "message"),
     [
-        (["depth=1"], [], "of another model than the plans describe"),
+        (["depth=1"], [], r"of another model than the plans describe \(depth was 2\)"),
         (["pretraining.batch_size=3"], [], "was trained with batch_size 2, the plans now say 3"),
         (
             ["pretraining.iterations_per_epoch=41"],
