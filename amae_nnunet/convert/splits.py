@@ -13,6 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from amae_nnunet.convert.names import counted
 from amae_nnunet.errors import ConfigError
@@ -120,7 +121,7 @@ def write_folds(subjects: Mapping[str, str], raw: Path, wanted: int | None) -> l
     if possible < max(2, wanted or 0):
         few = f"{counted(possible, 'subject')}, too few for folds: no {SPLITS_FILE} is written"
         return [few] if possible else []
-    if old and wanted in (None, len(old)) and all("val" in fold for fold in old):
+    if old and wanted in (None, len(old)) and all(map(_is_fold, old)):
         folds = extend_folds(old, subjects)
     else:
         folds = subject_folds(subjects, wanted or min(_FOLDS, possible))
@@ -148,6 +149,12 @@ def _read(path: Path) -> list[Fold] | None:
     except (FileNotFoundError, ValueError):
         return None
     return content if isinstance(content, list) else None
+
+
+def _is_fold(content: Any) -> bool:
+    """Whether a part of a file that a user may have edited names cases to validate."""
+    cases = content.get("val") if isinstance(content, dict) else None
+    return isinstance(cases, list) and all(isinstance(case, str) for case in cases)
 
 
 def _write(path: Path, folds: list[Fold]) -> None:
