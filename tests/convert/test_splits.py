@@ -57,11 +57,14 @@ def validated(folds):
 
 
 def test_both_places_are_written_and_follow_new_cases(places):
-    for subjects in (SUBJECTS, SUBJECTS | {"new": "patient0"}, SUBJECTS | {"other": "other"}):
+    first = validated(subject_folds(SUBJECTS))
+    more = {f"new{n}": "patient0" for n in range(9)}
+    for subjects in (SUBJECTS, SUBJECTS | more, SUBJECTS | {"other": "other"}):
         assert write_folds(subjects, places[0].parent, None) == []
         found = [json.loads(path.read_text()) for path in places]
         assert found[0] == found[1]
         assert validated(found[0]).keys() == subjects.keys()
+        assert {case: validated(found[0])[case] for case in SUBJECTS} == first
 
 
 @pytest.mark.parametrize("seed", range(20))
