@@ -66,7 +66,7 @@ def time_crop(
     some = Study(study.dataset, study.case, study.folder, rows, rows)
     start = time.process_time()
     if count:
-        cut(some, place, (crop,) * 3, count, flip)
+        cut(some, some.images(), place, (crop,) * 3, count, flip)
     else:
         images = some.images()
         for channel in range(CONTRASTS):

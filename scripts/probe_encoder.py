@@ -43,14 +43,15 @@ STRENGTHS = (1e1, 1e3, 1e5)  # of the ridge; the best of each kind of features i
 
 def patches(study: Study, network: AdaptiveUNETR) -> Iterator[tuple[Tensor, Tensor]]:
     """The images (C, Z, Y, X) and the label (1, Z, Y, X) of each patch of a study."""
-    config, size = network.config, study.images().shape[1:]
+    config, data = network.config, study.images()
+    size = data.shape[1:]
     reader = case_reader(study.folder)(str(study.folder), [study.case])
     label = torch.from_numpy(np.asarray(reader.load_case(study.case)[1][:1]) > 0)
     counts = [-(-n // p) for n, p in zip(size, config.patch_size, strict=True)]
     for place in itertools.product(*map(range, counts)):
         sizes = zip(size, counts, place, config.patch_size, strict=True)
         first = [(n - count * p) // 2 + k * p for n, count, k, p in sizes]
-        images, present = cut(study, first, config.patch_size, config.num_contrasts)
+        images, present = cut(study, data, first, config.patch_size, config.num_contrasts)
         ends = zip(first, config.patch_size, size, strict=True)
         inside = [slice(max(f, 0), min(f + p, n)) for f, p, n in ends]
         box = torch.zeros(1, *config.patch_size)
