@@ -103,8 +103,10 @@ def _make_key(path: Path) -> None:
         os.link(mine, path)
     except FileExistsError:
         return
+    except OSError:  # a disk without hard links
+        mine.replace(path)
     finally:
-        mine.unlink()
+        mine.unlink(missing_ok=True)
     _log.info("new key: %s: keep it, only with it can studies be found again or added", path)
 
 

@@ -50,7 +50,7 @@ class Request:
         key: file of the secret key, None for the user's own.
         make_key: whether that file may be made.
         strict: a doubt about a contrast is a problem of the case.
-        with_label: whether labels will be read.
+        with_label: whether training cases need labels; not where all are inference inputs.
         processes: that read DICOM headers at the same time.
     """
 

@@ -152,11 +152,12 @@ def doubtful(facts: Mapping[str, Any]) -> str:
     """What is to be said if a checkpoint's model knows too little to name images, or nothing.
 
     Args:
-        facts: of the checkpoint.
+        facts: of the checkpoint, which may be anybody's.
     """
-    skills = [
-        v for v in facts.get("last_epoch", {}).get("skill_mean", {}).values() if v is not None
-    ]
+    epoch = facts.get("last_epoch")
+    by_name = epoch.get("skill_mean") if isinstance(epoch, dict) else None
+    values = by_name.values() if isinstance(by_name, dict) else ()
+    skills = [value for value in values if isinstance(value, float)]
     if not skills or min(skills) >= SURE:
         return ""
     return (

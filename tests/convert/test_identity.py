@@ -1,3 +1,4 @@
+import errno
 import os
 import stat
 
@@ -41,6 +42,16 @@ def test_of_two_runs_that_make_the_key_both_have_that_of_the_first(tmp_path, mon
 
     monkeypatch.setattr(os, "link", link)
     assert Identities.from_file(path).key == other.encode()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_without_hard_links_has_a_key_too(tmp_path, monkeypatch):
+    def link(source, target):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    path = tmp_path / "id.key"
+    assert Identities.from_file(path) == Identities.from_file(path)
     assert list(tmp_path.iterdir()) == [path]
 
 

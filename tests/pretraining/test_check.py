@@ -14,7 +14,7 @@ from amae_nnunet.networks.mae import AdaptiveMAE
 from amae_nnunet.networks.masking import Slots, random_masking
 from amae_nnunet.plans.preprocessed import PreprocessedDataset
 from amae_nnunet.pretraining import check
-from amae_nnunet.pretraining.check import Outcome, check_study, errors_under, renamings
+from amae_nnunet.pretraining.check import Outcome, check_study, doubtful, errors_under, renamings
 from amae_nnunet.pretraining.show import find_studies
 from amae_nnunet.pretraining.studies import Study
 
@@ -116,3 +116,21 @@ def test_a_renaming_is_the_same_as_having_been_declared_so():
         renamed = errors_under(model, images, rows, masked, {0: 2, 1: 0})
         expected = errors_under(model, declared, [0, 2, 3], masked[[1, 0, 2]], {})
     assert renamed == {0: expected[2], 1: expected[0], 3: expected[3]}
+
+
+@pytest.mark.parametrize(
+    ("epoch", "said"),
+    [
+        ({"skill_mean": {"ADC": 0.62, "T2": 0.31, "T1": None}}, "are 0.31 to 0.62: below 0.5"),
+        ({"skill_mean": {"ADC": 0.62, "T2": 0.5}}, ""),
+        ({"skill_mean": {}}, ""),
+        ({"skill_mean": ["0.1"]}, ""),  # of a checkpoint that somebody else wrote
+        ({"skill_mean": {"ADC": "0.1"}}, ""),
+        (None, ""),
+    ],
+)
+def test_a_model_that_knows_little_is_told(epoch, said):
+    found = doubtful({"last_epoch": epoch})
+    assert said in found
+    assert bool(found) == bool(said)
+    assert doubtful({}) == ""
