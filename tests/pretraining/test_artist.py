@@ -49,8 +49,8 @@ def test_a_name_that_is_not_one_case_is_refused_before_anything_is_preprocessed(
 
 def test_the_cases_that_are_named_are_drawn_in_that_order(opened):
     first, *_, last = opened.cases()
-    names = (f"{DATASET}/{last}", first)
-    assert drawn(opened, names=names) == [f"{DATASET}/{last}", f"{DATASET}/{first}"]
+    for names in ((f"{DATASET}/{last}", first), (last, first)):
+        assert drawn(opened, names=names) == [f"{DATASET}/{last}", f"{DATASET}/{first}"]
     with pytest.raises(ConfigError, match="0 cases of this run"):
         drawn(opened, names=["case_999"])
 
